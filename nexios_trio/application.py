@@ -1,0 +1,389 @@
+"""`NexiosApp`: composition of everything below, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple, cast, overload
+
+import trio
+from starlette.convertors import Convertor
+from starlette.datastructures import State, URLPath
+from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Router
+
+from nexios_trio.config import ConnectionSettings, Heartbeat, Limits
+from nexios_trio.events import EventEmitter
+from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
+from nexios_trio.lifespan import Hook, LifespanContext, call_hooks, mounted_lifespans, run_lifespan
+from nexios_trio.routing.handlers import Handler
+from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
+from nexios_trio.routing.paths import check_path, route_path
+from nexios_trio.routing.router import ResolvedRoute, WebsocketRoutes, WSRouter
+from nexios_trio.supervision import OnCrash, Supervisor
+from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
+from nexios_trio.types import ASGIApp, Receive, Scope, Send
+from nexios_trio.websockets.lifetime import Connection
+
+__all__ = ["NexiosApp"]
+
+logger = logging.getLogger("nexios_trio.app")
+
+F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=Handler)
+Ts = TypeVarTuple("Ts")
+
+
+class NexiosApp:
+    """A WebSocket application: an ASGI 3 app for ``websocket``, ``http`` and ``lifespan`` scopes.
+
+    ``routes`` are WebSocket routes. ``middleware`` runs around everything, the first outermost; each is
+    ``async def mw(ws, call_next)``, an ASGI middleware class, or ``Middleware(cls, ...)``.
+    ``lifespan`` is an async context manager function that takes the app; what it yields, if a dict, is
+    in ``ws.state``. ``convertors`` are known to this app's path patterns. The times are described in
+    `nexios_trio.config.ConnectionSettings`; all are seconds, `math.inf` means never. ``debug`` shows
+    tracebacks in HTTP error pages.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[WebsocketRoutes] | None = None,
+        *,
+        lifespan: LifespanContext | None = None,
+        middleware: Iterable[AnyMiddleware] | None = None,
+        limits: Limits | None = None,
+        heartbeat: Heartbeat | None = Heartbeat(),  # noqa: B008 - frozen
+        accept_timeout: float = 10.0,
+        idle_timeout: float = math.inf,
+        close_timeout: float = 5.0,
+        disconnect_grace: float = 5.0,
+        convertors: Mapping[str, Convertor[Any]] | None = None,
+        exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.debug = debug
+        self.state = State()
+        self.events = EventEmitter()
+        self.connections: Connections[Connection] = Connections()
+        """The live connections of this app: ``len(app.connections)``."""
+        self.settings = ConnectionSettings(
+            limits or Limits(), heartbeat, accept_timeout, idle_timeout, close_timeout, disconnect_grace
+        )
+        self.ws_router = WSRouter(convertors=convertors)
+        self.ws_router._is_app = True
+        self.http_router = Router()
+        self._middleware = check_middleware(middleware)
+        self._exception_handlers = dict(exception_handlers or {})
+        self._stack: ASGIApp | None = None
+        self._lifespan = lifespan
+        self._startup: list[Hook] = []
+        self._shutdown: list[Hook] = []
+        self._mounted: list[ASGIApp] = []
+        self._supervisor = Supervisor()
+        self._warned = False
+        for route in routes or ():
+            self.add_ws_route(route)
+
+    # WebSocket routes
+
+    @overload
+    def add_ws_route(self, path: WebsocketRoutes) -> None: ...
+    @overload
+    def add_ws_route(
+        self,
+        path: str,
+        handler: Handler,
+        *,
+        name: str | None = ...,
+        middleware: Iterable[AnyMiddleware] | None = ...,
+    ) -> None: ...
+
+    def add_ws_route(
+        self,
+        path: WebsocketRoutes | str,
+        handler: Handler | None = None,
+        *,
+        name: str | None = None,
+        middleware: Iterable[AnyMiddleware] | None = None,
+    ) -> None:
+        """Add a WebSocket route; see `WSRouter.add_ws_route`."""
+        self.ws_router.add_ws_route(path, handler, name=name, middleware=middleware)  # type: ignore[arg-type]
+
+    def ws_route(
+        self, path: str, *, name: str | None = None, middleware: Iterable[AnyMiddleware] | None = None
+    ) -> Callable[[H], H]:
+        """Decorator: the handler of a WebSocket path."""
+        return self.ws_router.ws_route(path, name=name, middleware=middleware)
+
+    websocket = ws_route
+
+    def mount_ws_router(self, router: WSRouter, path: str | None = None) -> None:
+        """Take in a router's routes; ``path`` replaces its prefix."""
+        self.ws_router.mount_router(router, path)
+
+    # HTTP, by Starlette
+
+    def route(
+        self, path: str, methods: Collection[str] | None = None, *, name: str | None = None
+    ) -> Callable[[F], F]:
+        """Decorator: a Starlette endpoint, ``async def endpoint(request) -> Response``. Default: GET."""
+
+        def register(endpoint: F) -> F:
+            self.add_route(path, endpoint, methods, name=name)
+            return endpoint
+
+        return register
+
+    def add_route(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        methods: Collection[str] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        """Add a Starlette endpoint."""
+        self.http_router.routes.append(Route(check_path(path), endpoint, methods=methods, name=name))
+
+    def get(self, path: str, *, name: str | None = None) -> Callable[[F], F]:
+        """Decorator: an endpoint for GET and HEAD."""
+        return self.route(path, ["GET"], name=name)
+
+    def post(self, path: str, *, name: str | None = None) -> Callable[[F], F]:
+        """Decorator: an endpoint for POST."""
+        return self.route(path, ["POST"], name=name)
+
+    def put(self, path: str, *, name: str | None = None) -> Callable[[F], F]:
+        """Decorator: an endpoint for PUT."""
+        return self.route(path, ["PUT"], name=name)
+
+    def patch(self, path: str, *, name: str | None = None) -> Callable[[F], F]:
+        """Decorator: an endpoint for PATCH."""
+        return self.route(path, ["PATCH"], name=name)
+
+    def delete(self, path: str, *, name: str | None = None) -> Callable[[F], F]:
+        """Decorator: an endpoint for DELETE."""
+        return self.route(path, ["DELETE"], name=name)
+
+    def mount(self, path: str, app: ASGIApp, name: str | None = None) -> None:
+        """Serve another ASGI app (Starlette, Quart-Trio, `StaticFiles`, another NexiosApp …) below ``path``,
+        HTTP and WebSocket alike. Its lifespan runs inside ours."""
+        self.http_router.routes.append(Mount(check_path(path, empty=True), app=app, name=name))
+        self._mounted.append(app)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """The path of a route by its name, WebSocket routes first. Raises `RoutingError`."""
+        try:
+            return self.ws_router.url_path_for(name, **path_params)
+        except RoutingError as error:
+            try:
+                return self.http_router.url_path_for(name, **path_params)
+            except NoMatchFound:
+                raise error from None
+
+    # Middleware
+
+    def add_middleware(self, middleware: AnyMiddleware, *args: Any, **kwargs: Any) -> None:
+        """Add middleware inside that which is there; arguments go to an ASGI middleware class."""
+        if self._stack is not None:
+            raise WrongStateError("the app has served a connection already; add middleware before it starts")
+        if args or kwargs:
+            middleware = Middleware(cast("Any", middleware), *args, **kwargs)
+        self._middleware += check_middleware([middleware])
+
+    # Lifespan
+
+    @overload
+    def on_startup(self, hook: F) -> F: ...
+    @overload
+    def on_startup(self) -> Callable[[F], F]: ...
+
+    def on_startup(self, hook: F | None = None) -> F | Callable[[F], F]:
+        """Decorator: call ``hook()`` when the app starts, after the lifespan was entered."""
+        return _hook(self._startup, hook)
+
+    @overload
+    def on_shutdown(self, hook: F) -> F: ...
+    @overload
+    def on_shutdown(self) -> Callable[[F], F]: ...
+
+    def on_shutdown(self, hook: F | None = None) -> F | Callable[[F], F]:
+        """Decorator: call ``hook()`` when the app ends, before the lifespan is left."""
+        return _hook(self._shutdown, hook)
+
+    def start_soon(
+        self,
+        async_fn: Callable[[*Ts], Awaitable[object]],
+        *args: *Ts,
+        on_crash: OnCrash = "restart",
+        name: object = None,
+    ) -> None:
+        """Run ``async_fn(*args)`` in the background for as long as the app lives.
+
+        Before the app runs, it is kept until then. A crash is logged with its traceback; then the task
+        is started again after a pause (1 s, doubling up to 60 s), or, with ``on_crash="stop"``, the app
+        ends with the error. Not a checkpoint.
+        """
+        if on_crash not in ("restart", "stop"):
+            raise WrongValueError(f'on_crash is "restart" or "stop", not {on_crash!r}')
+        if not callable(async_fn):
+            raise WrongTypeError(
+                f"start_soon() takes an async function and its arguments, not {type(async_fn).__name__}; "
+                "write app.start_soon(fn, arg) instead of app.start_soon(fn(arg))"
+            )
+        self._supervisor.start_soon(async_fn, args, on_crash, name)
+
+    async def drain(self, window: float = 0.0) -> None:
+        """Close every connection with 1012, spread over ``window`` seconds; wait until all have ended."""
+        await self.connections.drain(window)
+
+    @asynccontextmanager
+    async def _up(self, state: dict[str, Any]) -> AsyncIterator[Supervisor]:
+        supervisor = self._supervisor
+        supervisor.failure = None
+        self.connections.draining = False
+        lifespan = self._lifespan or _no_lifespan
+        async with lifespan(self) as yielded:
+            if isinstance(yielded, Mapping):
+                state.update(yielded)
+            async with mounted_lifespans(self._mounted, state):
+                async with trio.open_nursery() as nursery:
+                    await call_hooks(self._startup)
+                    supervisor.open(nursery)
+                    try:
+                        yield supervisor
+                        await self.drain()
+                    finally:
+                        supervisor.close()
+                await call_hooks(self._shutdown)
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await run_lifespan(scope, receive, send, up=self._up)
+            return
+        scope["app"] = self
+        scope["router"] = self
+        if self._stack is None:
+            self._stack = self._build_stack()
+        if kind == "http":
+            await self._stack(scope, receive, send)
+            return
+        if kind != "websocket":
+            raise WrongValueError(f"NexiosApp knows websocket, http and lifespan scopes, not {kind!r}")
+        if CONNECTION in scope:  # mounted inside another app of ours
+            await self._serve_mounted(scope, receive, send, self._stack)
+            return
+        if self._supervisor.waiting:
+            self._warn_of_missing_lifespan()
+        connection = Connection(scope, receive, send, self.settings)
+        scope[CONNECTION] = connection
+        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+        if self.connections.draining or (server is not None and server.draining):
+            connection.begin_shutdown()
+        self.connections.add(connection)
+        if server is not None:
+            server.add(connection)
+        try:
+            await connection.run(self._call)
+        finally:
+            self.connections.discard(connection)
+            if server is not None:
+                server.discard(connection)
+
+    def _call(self, connection: Connection) -> Awaitable[None]:
+        """The handler's coroutine where nothing stands in front of it, else that of the whole stack."""
+        scope = connection.scope
+        if (
+            not self._middleware
+            and (resolved := self._resolve(scope)) is not None
+            and not resolved.middleware
+        ):
+            return resolved.handle(connection.plain_websocket())
+        assert self._stack is not None
+        return self._stack(scope, connection.receive, connection.send)
+
+    async def _serve_mounted(self, scope: Scope, receive: Receive, send: Send, stack: ASGIApp) -> None:
+        outer: Connection = scope[CONNECTION]
+        self.connections.add(outer)
+        try:
+            await stack(scope, receive, send)
+        finally:
+            self.connections.discard(outer)
+
+    def _warn_of_missing_lifespan(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d background tasks wait for the app to start, but its lifespan has not run; a framework "
+                "around it must pass the lifespan on (NexiosApp.mount does)",
+                self._supervisor.waiting,
+            )
+
+    def _build_stack(self) -> ASGIApp:
+        handlers = dict(self._exception_handlers)
+        on_error = handlers.pop(500, None) or handlers.pop(Exception, None)
+        http: ASGIApp = ExceptionMiddleware(self.http_router, handlers=handlers, debug=self.debug)
+
+        async def innermost(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await self._route_websocket(scope, receive, send)
+            else:
+                await http(scope, receive, send)
+
+        return ServerErrorMiddleware(wrap(innermost, self._middleware), handler=on_error, debug=self.debug)
+
+    def _resolve(self, scope: Scope) -> ResolvedRoute | None:
+        found = self.ws_router.find(route_path(scope))
+        if found is None:
+            return None
+        resolved, parameters = found
+        scope["path_params"] = {**scope.get("path_params", {}), **parameters}
+        scope["endpoint"] = resolved.route.handler
+        return resolved
+
+    async def _route_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        resolved = self._resolve(scope)
+        if resolved is not None:
+            await resolved.app(scope, receive, send)
+            return
+        for route in self.http_router.routes:
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                await route.handle({**scope, **child}, receive, send)
+                return
+        with scope[CONNECTION].websocket(scope, receive, send) as ws:
+            await ws.reject(404, f"no WebSocket route matches this path{self._hint(route_path(scope))}\n")
+
+    def _hint(self, path: str) -> str:
+        other = path.rstrip("/") if path.endswith("/") else path + "/"
+        if self.debug and other and self.ws_router.find(other) is not None:
+            return "; there is one that differs in the trailing slash"
+        return ""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """The HTTP routes and mounts, as Starlette's tools expect them; see ``ws_router.routes`` for ours."""
+        return self.http_router.routes
+
+
+def _hook(hooks: list[Hook], hook: F | None) -> F | Callable[[F], F]:
+    def register(hook: F) -> F:
+        if not callable(hook):
+            raise WrongTypeError(f"a hook is a function without arguments, not {type(hook).__name__}")
+        hooks.append(hook)
+        return hook
+
+    return register if hook is None else register(hook)
+
+
+@asynccontextmanager
+async def _no_lifespan(_app: NexiosApp) -> AsyncIterator[None]:
+    yield

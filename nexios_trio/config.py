@@ -1,0 +1,82 @@
+"""Settings: frozen, checked when they are made, with the default and its meaning beside each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from attrs import field, frozen
+
+from nexios_trio.exceptions import WrongTypeError, WrongValueError
+
+__all__ = ["ConnectionSettings", "Heartbeat", "Limits"]
+
+
+def _seconds(*, zero: bool) -> Callable[[Any, Any, Any], None]:
+    def check(_instance: Any, attribute: Any, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise WrongTypeError(f"{attribute.name} is a number of seconds, not {value!r}")
+        if math.isnan(value) or value < 0 or (value == 0 and not zero):
+            least = "0 or more" if zero else "more than 0"
+            raise WrongValueError(f"{attribute.name} is {least} seconds (math.inf: never), not {value!r}")
+
+    return check
+
+
+def _positive(_instance: Any, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise WrongTypeError(f"{attribute.name} is a whole number, not {value!r}")
+    if value < 1:
+        raise WrongValueError(f"{attribute.name} is at least 1, not {value!r}")
+
+
+def _payload(_instance: Any, attribute: Any, value: Any) -> None:
+    if value is not None and not isinstance(value, str | bytes):
+        raise WrongTypeError(f"{attribute.name} is a str, bytes or None, not {type(value).__name__}")
+
+
+@frozen
+class Heartbeat:
+    """How a dead peer is found.
+
+    Protocol pings (RFC 6455 §5.5.2) are the server's business: ``nexios-trio run`` sets hypercorn's
+    ping interval from ``interval``, and ``TCP_USER_TIMEOUT`` from ``timeout``, so a client whose
+    machine is gone ends as 1006. With ``message`` the application pings as well: the payload is
+    sent whenever the client has been silent for ``interval`` seconds, and if no message of any kind
+    comes within ``timeout`` seconds after it, the handler gets
+    ``WebSocketDisconnect(1006, "heartbeat timeout")``.
+    """
+
+    interval: float = field(default=20.0, validator=_seconds(zero=False))
+    """Seconds of silence before a ping."""
+    timeout: float = field(default=20.0, validator=_seconds(zero=False))
+    """Seconds that the peer has for an answer."""
+    message: str | bytes | None = field(default=None, validator=_payload)
+    """The application ping, sent as text or binary after its type; None: protocol pings only."""
+
+
+@frozen
+class Limits:
+    """Bounds on what one connection may hold in memory."""
+
+    inbox_messages: int = field(default=64, validator=_positive)
+    """Messages received and not yet taken by the handler; at the bound, reading from the socket stops."""
+    inbox_bytes: int = field(default=1 << 20, validator=_positive)
+    """The same in bytes (characters for text); a single larger message is still taken."""
+
+
+@frozen
+class ConnectionSettings:
+    """What `NexiosApp` passes down to each connection. All times in seconds."""
+
+    limits: Limits = Limits()
+    heartbeat: Heartbeat | None = Heartbeat()
+    accept_timeout: float = field(default=10.0, validator=_seconds(zero=False))
+    """A handler that has neither accepted nor rejected by then is cancelled; the client gets HTTP 503."""
+    idle_timeout: float = field(default=math.inf, validator=_seconds(zero=False))
+    """No message from the client for so long closes the connection with 1001; pongs do not count."""
+    close_timeout: float = field(default=5.0, validator=_seconds(zero=False))
+    """How long we wait for the peer's half of the closing handshake (RFC 6455 §7.1.1)."""
+    disconnect_grace: float = field(default=5.0, validator=_seconds(zero=True))
+    """How long a handler may go on once its connection is over; 0: cancelled at once, inf: never."""

@@ -1,0 +1,175 @@
+"""Every error this package raises, as one tree.
+
+The branch says who has to act:
+
+* `UsageError`: the program that calls us is wrong. The message holds the line to write instead.
+* `PeerError`: the client sent something the handler cannot take.
+* `WebSocketDisconnect`: the connection is over; nobody is at fault.
+* `WebSocketException`: raised *by* a handler to end its connection with a code of its choice.
+
+Facts are attributes (``code``, ``reason``, ``path`` …); nobody needs to parse a message.
+``close_code`` is the status code the connection is closed with when a handler lets the error escape.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar, Literal
+
+__all__ = [
+    "ConcurrentReceiveError",
+    "InvalidJSON",
+    "MessageTypeError",
+    "MessageValidationError",
+    "NexiosTrioError",
+    "PeerError",
+    "RoutingError",
+    "UsageError",
+    "WebSocketDisconnect",
+    "WebSocketException",
+    "WrongStateError",
+    "WrongTypeError",
+    "WrongValueError",
+]
+
+
+class NexiosTrioError(Exception):
+    """Root of all errors of this package."""
+
+    close_code: ClassVar[int] = 1011
+
+
+class UsageError(NexiosTrioError, RuntimeError):
+    """The calling program made a mistake; the message says what to write instead."""
+
+
+class WrongStateError(UsageError):
+    """A call that this connection or app cannot take now, such as sending before ``accept()``."""
+
+
+class WrongTypeError(UsageError, TypeError):
+    """An argument of a type that the call does not take."""
+
+
+class WrongValueError(UsageError, ValueError):
+    """An argument of the right type with a value that the call does not take."""
+
+
+class RoutingError(UsageError, ValueError):
+    """A route that cannot be registered, or a URL that cannot be built from one."""
+
+
+class ConcurrentReceiveError(UsageError):
+    """Two tasks wait for the next message of one connection."""
+
+
+class PeerError(NexiosTrioError):
+    """The client sent a message that the handler cannot take.
+
+    Unhandled, it closes the connection with ``close_code`` and ``public_reason``, which never
+    holds anything of the payload.
+    """
+
+    close_code: ClassVar[int] = 1008
+
+    @property
+    def public_reason(self) -> str:
+        """What the client may read in the Close frame."""
+        return str(self)
+
+
+class MessageTypeError(PeerError):
+    """A text message came where bytes were expected, or the other way round (RFC 6455 §7.4.1, 1003).
+
+    The message is not lost: it is in ``message``.
+    """
+
+    close_code: ClassVar[int] = 1003
+
+    def __init__(self, expected: Literal["text", "binary"], message: str | bytes) -> None:
+        self.expected = expected
+        self.found: Literal["text", "binary"] = "text" if isinstance(message, str) else "binary"
+        self.message = message
+        cure = "receive_text()" if self.found == "text" else "receive_bytes()"
+        super().__init__(
+            f"expected a {expected} message, but the client sent a {self.found} one of length "
+            f"{len(message)}; call {cure}, or receive() for either kind"
+        )
+
+    @property
+    def public_reason(self) -> str:
+        return f"expected a {self.expected} message, got a {self.found} one"
+
+
+class InvalidJSON(PeerError, json.JSONDecodeError):
+    """A message that is no JSON (RFC 6455 §7.4.1, 1007).
+
+    It is a `json.JSONDecodeError` too, so code written for Nexios or Starlette catches it.
+    ``doc`` is the message as it came, ``pos`` the offset of the mistake where it is known.
+    """
+
+    close_code: ClassVar[int] = 1007
+
+    def __init__(self, problem: str, doc: str | bytes, pos: int = 0) -> None:
+        text = doc if isinstance(doc, str) else doc.decode("utf-8", "replace")
+        json.JSONDecodeError.__init__(self, problem, text, pos)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the client's message is not valid JSON: {self.problem}"
+
+    @property
+    def public_reason(self) -> str:
+        return f"invalid JSON: {self.problem}"
+
+
+class MessageValidationError(PeerError, ValueError):
+    """A JSON message that does not fit the type asked for (RFC 6455 §7.4.1, 1007).
+
+    ``path`` is where (``$.items[3].price``), ``expected`` and ``found`` are what should be and
+    what is there, as type names. The value itself is never part of the error.
+    """
+
+    close_code: ClassVar[int] = 1007
+
+    def __init__(self, problem: str, *, path: str = "$", expected: str = "", found: str = "") -> None:
+        self.problem = problem
+        self.path = path
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{problem} at {path}")
+
+
+class WebSocketDisconnect(NexiosTrioError):
+    """The connection is over. ``code`` and ``reason`` are those of the Close frame, where one came.
+
+    Codes that no frame carries (RFC 6455 §7.4.1): 1005, a Close frame without a code; 1006, the
+    connection broke without one. ``by`` says who ended it: the peer (``"peer"``), this program
+    (``"local"``: its own ``close()``, a timeout of ours, a server shutdown) or the network
+    (``"network"``).
+    """
+
+    def __init__(
+        self,
+        code: int = 1000,
+        reason: str | None = None,
+        *,
+        by: Literal["peer", "local", "network"] = "peer",
+    ) -> None:
+        self.code = code
+        self.reason = reason or ""
+        self.by = by
+        super().__init__(f"the connection is over: {code}{' ' + self.reason if self.reason else ''}")
+
+
+class WebSocketException(NexiosTrioError):
+    """Raise it in a handler to close the connection with ``code`` and ``reason``.
+
+    Before ``accept()`` no Close frame can be sent: the client gets HTTP 403 instead (to choose the
+    status, call ``ws.reject(status)`` or raise Starlette's ``HTTPException``).
+    """
+
+    def __init__(self, code: int, reason: str | None = None) -> None:
+        self.code = code
+        self.reason = reason or ""
+        super().__init__(f"close {code}{': ' + self.reason if self.reason else ''}")

@@ -1,0 +1,86 @@
+"""Two kinds of middleware, one chain.
+
+* Pure ASGI middleware: a class (or Starlette's ``Middleware(cls, ...)``) whose instance wraps an app.
+* ``async def middleware(ws, call_next)``: runs around the handler; ``await call_next()`` goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+from starlette.middleware import Middleware
+
+from nexios_trio.exceptions import WrongTypeError
+from nexios_trio.types import ASGIApp, Receive, Scope, Send
+from nexios_trio.websockets.base import WebSocket
+from nexios_trio.websockets.lifetime import Connection
+
+__all__ = ["CONNECTION", "AnyMiddleware", "CallNext", "check_middleware", "wrap"]
+
+CONNECTION = "nexios_trio.connection"
+"""The scope key under which a `Connection` travels through foreign ASGI code."""
+
+CallNext: TypeAlias = Callable[..., Awaitable[None]]
+"""``await call_next()`` or ``await call_next(ws)``: the rest of the chain, down to the handler."""
+
+AnyMiddleware: TypeAlias = Middleware | Callable[..., Any]
+"""Either kind of middleware."""
+
+
+def _is_dispatch(middleware: object) -> bool:
+    if inspect.isclass(middleware):
+        return False
+    return inspect.iscoroutinefunction(middleware) or inspect.iscoroutinefunction(
+        getattr(middleware, "__call__", None)  # noqa: B004 - an instance with an async __call__
+    )
+
+
+def check_middleware(middlewares: Iterable[AnyMiddleware] | None) -> list[AnyMiddleware]:
+    """A list of the given middleware; raises `WrongTypeError` for what is neither kind."""
+    checked = []
+    for middleware in middlewares or ():
+        if not isinstance(middleware, Middleware):
+            if not callable(middleware):
+                raise WrongTypeError(
+                    f"middleware is `async def mw(ws, call_next)`, an ASGI middleware class, or "
+                    f"Middleware(cls, ...), not {middleware!r}"
+                )
+            if _is_dispatch(middleware):
+                try:
+                    inspect.signature(middleware).bind(None, None)
+                except TypeError:
+                    raise WrongTypeError(
+                        f"{middleware!r} does not take two arguments; write `async def mw(ws, call_next)`"
+                    ) from None
+        checked.append(middleware)
+    return checked
+
+
+def wrap(app: ASGIApp, middlewares: Iterable[AnyMiddleware]) -> ASGIApp:
+    """``app`` inside ``middlewares``, the first outermost."""
+    for middleware in reversed(list(middlewares)):
+        if isinstance(middleware, Middleware):
+            app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        elif _is_dispatch(middleware):
+            app = _dispatching(app, middleware)
+        else:
+            app = middleware(app)
+    return app
+
+
+def _dispatching(app: ASGIApp, dispatch: Callable[[WebSocket, CallNext], Awaitable[None]]) -> ASGIApp:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await app(scope, receive, send)
+            return
+        connection: Connection = scope[CONNECTION]
+
+        async def call_next(ws: WebSocket | None = None) -> None:
+            await app(scope, receive, send)
+
+        with connection.websocket(scope, receive, send) as ws:
+            await dispatch(ws, call_next)
+
+    return middleware

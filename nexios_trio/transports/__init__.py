@@ -1,0 +1,1 @@
+"""Floor 2: how messages reach a connection and leave it."""

@@ -1,0 +1,63 @@
+"""The live connections of an app or a server, and how they are sent away."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from nexios_trio.types import Drainable
+
+__all__ = ["SERVER_CONNECTIONS", "Connections"]
+
+SERVER_CONNECTIONS: Final = "nexios_trio.connections"
+"""A server that puts a `Connections` under this key of ``scope["extensions"]`` can drain them all,
+whatever apps they belong to."""
+
+C = TypeVar("C", bound=Drainable)
+
+
+class Connections(Generic[C]):
+    """A set of live connections: ``len()``, iteration (over a snapshot), and `drain`."""
+
+    def __init__(self) -> None:
+        self._live: dict[C, None] = {}
+        self._emptied: trio.Event | None = None
+        self.draining = False
+        """True once `drain` has begun: new connections are to be refused."""
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[C]:
+        return iter(tuple(self._live))
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._live
+
+    def add(self, connection: C) -> None:
+        """Enter a connection; it leaves by `discard`."""
+        self._live[connection] = None
+
+    def discard(self, connection: C) -> None:
+        """Take a connection out; harmless if it is not here."""
+        self._live.pop(connection, None)
+        if not self._live and self._emptied is not None:
+            self._emptied.set()
+
+    async def drain(self, window: float = 0.0) -> None:
+        """Close every connection with 1012, spread evenly over ``window`` seconds in random order, and
+        wait until the last has ended. A checkpoint. Cancelled, it leaves the rest as they are."""
+        self.draining = True
+        waiting = list(self._live)
+        random.shuffle(waiting)
+        pause = window / len(waiting) if waiting else 0.0
+        for connection in waiting:
+            connection.begin_shutdown()
+            await trio.sleep(pause)
+        while self._live:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
+        await trio.lowlevel.checkpoint()

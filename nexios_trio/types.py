@@ -1,0 +1,21 @@
+"""ASGI's types and the Protocols that floors use to meet without importing each other."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol, TypeAlias
+
+__all__ = ["ASGIApp", "Drainable", "Message", "Receive", "Scope", "Send"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Drainable(Protocol):
+    """A connection as seen by whoever shuts the server down."""
+
+    def begin_shutdown(self) -> None:
+        """Start to close with 1012; returns at once and never raises."""

@@ -1,0 +1,348 @@
+"""A connection is a nursery: what runs in it, what ends it, and what the client is told."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVarTuple
+
+import trio
+from attrs import frozen
+from starlette.exceptions import HTTPException
+
+from nexios_trio.config import ConnectionSettings
+from nexios_trio.exceptions import (
+    PeerError,
+    UsageError,
+    WebSocketDisconnect,
+    WebSocketException,
+    WrongStateError,
+)
+from nexios_trio.status import check_close, cut_reason
+from nexios_trio.transports.asgi import AsgiTransport, sends_atomically
+from nexios_trio.transports.inbox import Inbox
+from nexios_trio.transports.states import State
+from nexios_trio.types import Receive, Scope, Send
+from nexios_trio.websockets.base import WebSocket
+from nexios_trio.websockets.heartbeat import Beat, Pulse
+
+__all__ = ["Connection"]
+
+logger = logging.getLogger("nexios_trio.connection")
+
+Ts = TypeVarTuple("Ts")
+
+
+@frozen
+class _Farewell:
+    """How a connection is to end: as a Close frame, and as an HTTP answer if nobody has accepted."""
+
+    code: int = 1000
+    reason: str = ""
+    status: int = 403
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
+    body: bytes = b""
+
+    @classmethod
+    def http(cls, error: HTTPException) -> _Farewell:
+        body = (error.detail or "").encode()
+        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        headers += [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        return cls(1008, "", error.status_code, tuple(headers), body)
+
+
+_RESTART = _Farewell(1012, "service restart", 503)
+
+
+class Connection:
+    """The lifetime of one WebSocket; `run` is called in the server's task for this connection.
+
+    | task | what it does | when it ends |
+    |---|---|---|
+    | the server's own | the handler, inside ``_handler_scope`` | returns, raises, or is cancelled |
+    | reader | drains ``receive()``, keeps the timers | after the closing handshake |
+    | children | what ``ws.start_soon`` started | peer gone, or the handler has ended |
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_children",
+        "_failures",
+        "_handler_scope",
+        "_nursery",
+        "_reader_scope",
+        "_server_receive",
+        "_shutting_down",
+        "_websocket",
+        "id",
+        "receive",
+        "scope",
+        "send",
+        "settings",
+        "subprotocol",
+        "transport",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ConnectionSettings) -> None:
+        self.id = secrets.token_hex(6)
+        self.scope = scope
+        self.settings = settings
+        self.subprotocol: str | None = None
+        self.transport = AsgiTransport(
+            receive,
+            send,
+            extensions=scope.get("extensions") or {},
+            atomic=sends_atomically(scope),
+            inbox=Inbox(settings.limits.inbox_messages, settings.limits.inbox_bytes),
+            close_timeout=settings.close_timeout,
+            on_closing=self._closing,
+        )
+        self._server_receive = receive
+        self.receive = self.transport.asgi_receive
+        self.send = self.transport.asgi_send
+        self._websocket: WebSocket | None = None
+        self._nursery: trio.Nursery | None = None
+        self._handler_scope = trio.CancelScope()
+        self._reader_scope = trio.CancelScope(shield=True)
+        self._children: set[trio.CancelScope] | None = None
+        self._failures: list[BaseException] = []
+        self._shutting_down = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.scope['path']!r} {self.transport.state.value}>"
+
+    # For the layers above
+
+    def plain_websocket(self) -> WebSocket:
+        """The one `WebSocket` of this connection."""
+        if self._websocket is None:
+            self._websocket = WebSocket(self.scope, self)
+        return self._websocket
+
+    @contextmanager
+    def websocket(self, scope: Scope, receive: Receive, send: Send) -> Iterator[WebSocket]:
+        """The same, as it is to be seen below ``receive`` and ``send``.
+
+        Middleware may have wrapped these or replaced the scope; what was seen above comes back
+        afterwards.
+        """
+        ws = self.plain_websocket()
+        before = (ws.scope, ws._via_receive, ws._via_send)
+        if ws.scope is not scope:
+            ws._replace_scope(scope)
+        ws._via_receive = None if receive == self.receive else receive
+        ws._via_send = None if send == self.send else send
+        try:
+            yield ws
+        finally:
+            if ws.scope is not before[0]:
+                ws._replace_scope(before[0])
+            ws._via_receive, ws._via_send = before[1:]
+
+    def accepted(self, subprotocol: str | None) -> None:
+        """The handshake is done: from now on the handler may take as long as it likes."""
+        self.subprotocol = subprotocol
+        if self.transport.closure is None:
+            self._handler_scope.deadline = float("inf")
+
+    def start_soon(
+        self, async_fn: Callable[[*Ts], Awaitable[object]], *args: *Ts, name: object = None
+    ) -> None:
+        """See `WebSocket.start_soon`."""
+        if self._nursery is None or self.transport.state in (State.CLOSED, State.REJECTED):
+            raise (
+                self.transport.closure.error() if self.transport.closure else WebSocketDisconnect(by="local")
+            )
+        self._nursery.start_soon(self._run_child, async_fn, args, name=name or async_fn)
+
+    def begin_shutdown(self) -> None:
+        """The server goes down: close with 1012 (before accept: HTTP 503), give the handler its grace."""
+        self._shutting_down = True
+        if self.transport.state is State.CONNECTING:
+            self._handler_scope.cancel()
+        elif self.transport.state is State.OPEN and self._nursery is not None:
+            self._nursery.start_soon(self.transport.close, _RESTART.code, _RESTART.reason)
+
+    # The run
+
+    async def run(self, call: Callable[[Connection], Awaitable[None]]) -> None:
+        """Run ``call(self)`` for this connection, from ASGI's ``websocket.connect`` to the end of everything.
+
+        The frames between the server and the handler are stepped through at every message, so there are
+        few.
+        """
+        event = await self._server_receive()
+        if event["type"] != "websocket.connect":
+            return
+        self._handler_scope.deadline = trio.current_time() + self.settings.accept_timeout
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._read, name="reader")
+            try:
+                with self._handler_scope:
+                    try:
+                        await call(self)
+                    except* Exception as group:
+                        self._failures.append(group)
+            except BaseException:  # cancelled from outside: the server is going down
+                self._nursery = None
+                self._cancel_children()
+                await self._say_goodbye(_RESTART, wait=False)
+                raise
+            else:
+                self._nursery = None
+                self._cancel_children()
+                await self._say_goodbye(self._verdict(), wait=True)
+            finally:
+                self._reader_scope.cancel()
+                nursery.cancel_scope.cancel()
+
+    async def _read(self) -> None:
+        with self._reader_scope:
+            pulse = Pulse.of(self.settings, trio.current_time())
+            if pulse is None:
+                await self.transport.read()
+                return
+            self.transport.track_time = True
+            self.transport.received_at = pulse.heard
+            while True:
+                with trio.CancelScope(deadline=pulse.due) as beat:
+                    await self.transport.read()
+                if not beat.cancelled_caught:
+                    return
+                self._beat(pulse)
+
+    def _beat(self, pulse: Pulse) -> None:
+        if self.transport.state is not State.OPEN or self._nursery is None:
+            pulse.heard = trio.current_time()
+            pulse.pinged = None
+            return
+        match pulse.check(trio.current_time(), self.transport.received_at):
+            case Beat.PING:
+                self._nursery.start_soon(self._ping)
+            case Beat.DEAD:
+                self.transport.declare_dead("heartbeat timeout")
+            case Beat.IDLE:
+                self._nursery.start_soon(self.transport.close, 1001, "idle timeout")
+            case Beat.NOTHING:
+                pass
+
+    async def _ping(self) -> None:
+        heartbeat = self.settings.heartbeat
+        assert heartbeat is not None
+        assert heartbeat.message is not None
+        try:
+            if isinstance(heartbeat.message, str):
+                await self.transport.send_text(heartbeat.message)
+            else:
+                await self.transport.send_bytes(heartbeat.message)
+        except WebSocketDisconnect:
+            pass
+
+    async def _run_child(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        with trio.CancelScope() as scope:
+            if self._children is None:
+                self._children = set()
+            self._children.add(scope)
+            if self.transport.state is State.CLOSED:
+                scope.cancel()
+            try:
+                await async_fn(*args)
+            except* Exception as group:
+                self._failures.append(group)
+                self._handler_scope.cancel()
+            finally:
+                self._children.discard(scope)
+
+    def _cancel_children(self) -> None:
+        for scope in self._children or ():
+            scope.cancel()
+
+    def _closing(self) -> None:
+        """The connection is over, on our side or on both; called by the transport, once or twice."""
+        if self.transport.state is State.CLOSED:
+            self._cancel_children()
+        grace = trio.current_time() + self.settings.disconnect_grace
+        self._handler_scope.deadline = min(self._handler_scope.deadline, grace)
+
+    # The end
+
+    def _verdict(self) -> _Farewell:
+        """What the client is to be told; logs what deserves it, once."""
+        failures = [leaf for failure in self._failures for leaf in _leaves(failure)]
+        failures = [leaf for leaf in failures if not isinstance(leaf, WebSocketDisconnect)]
+        connecting = self.transport.state is State.CONNECTING
+        if not failures:
+            if self._shutting_down:
+                return _RESTART
+            return self._not_accepted() if connecting else _Farewell()
+        first = next((f for f in failures if not isinstance(f, WebSocketException | PeerError)), failures[0])
+        if connecting and isinstance(first, HTTPException):
+            return _Farewell.http(first)
+        if isinstance(first, PeerError):
+            logger.info("%s: closed, %s", self._describe(), first)
+            return _Farewell(first.close_code, cut_reason(first.public_reason))
+        if isinstance(first, WebSocketException):
+            try:
+                return _Farewell(first.code, check_close(first.code, first.reason))
+            except UsageError as error:
+                first = error
+        if len(failures) > 1:
+            first = BaseExceptionGroup("several tasks of one connection failed", self._failures)
+        logger.error("%s: the handler failed", self._describe(), exc_info=first)
+        return _Farewell(1011, "internal error", 500)
+
+    def _not_accepted(self) -> _Farewell:
+        if self._handler_scope.cancelled_caught:
+            logger.warning(
+                "%s: the handler neither accepted nor rejected within %g s; answered 503",
+                self._describe(),
+                self.settings.accept_timeout,
+            )
+            return _Farewell(1013, "", 503)
+        logger.info("%s: the handler returned without accept() or reject(); answered 403", self._describe())
+        return _Farewell()
+
+    async def _say_goodbye(self, farewell: _Farewell, *, wait: bool) -> None:
+        """Send whatever the client is still owed; then wait for its half of the closing handshake, so
+        that the server does not drop TCP under a Close frame that is still on its way."""
+        transport = self.transport
+        with trio.move_on_after(self.settings.close_timeout, shield=True):
+            try:
+                if transport.state is State.CONNECTING:
+                    await self._answer(farewell)
+                elif transport.close_owed:
+                    await transport.send_close()
+                else:
+                    await transport.close(farewell.code, farewell.reason)
+            except WebSocketDisconnect:
+                pass
+            except Exception:
+                logger.exception("%s: the server did not take the Close frame", self._describe())
+            else:
+                if wait and transport.state is State.CLOSING:
+                    await transport.wait_gone()
+
+    async def _answer(self, farewell: _Farewell) -> None:
+        try:
+            await self.transport.reject(farewell.status, farewell.headers, farewell.body)
+        except WrongStateError:  # a child was just accepting
+            await self.transport.close(farewell.code, farewell.reason)
+
+    def _describe(self) -> str:
+        client = self.scope.get("client")
+        peer = f"{client[0]}:{client[1]}" if client else "unknown peer"
+        return f"connection {self.id} {self.scope['path']!a} from {peer}"
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
