@@ -16,6 +16,9 @@ SERVER_CONNECTIONS: Final = "nexios_trio.connections"
 """A server that puts a `Connections` under this key of ``scope["extensions"]`` can drain them all,
 whatever apps they belong to."""
 
+LONGEST_PAUSE: Final = 0.1
+"""Seconds between two connections sent away, at the most."""
+
 C = TypeVar("C", bound=Drainable)
 
 
@@ -48,15 +51,19 @@ class Connections(Generic[C]):
             self._emptied.set()
 
     async def drain(self, window: float = 0.0) -> None:
-        """Close every connection with 1012, spread evenly over ``window`` seconds in random order, and
-        wait until the last has ended. A checkpoint. Cancelled, it leaves the rest as they are."""
+        """Close every connection with 1012, in random order, and wait until the last has ended.
+
+        They are spread evenly over ``window`` seconds, so that not all clients come back at once; a few
+        go faster, ten a second. A checkpoint. Cancelled, it leaves the rest as they are.
+        """
         self.draining = True
         waiting = list(self._live)
         random.shuffle(waiting)
-        pause = window / len(waiting) if waiting else 0.0
+        pause = min(window / len(waiting), LONGEST_PAUSE) if waiting else 0.0
         for connection in waiting:
             connection.begin_shutdown()
-            await trio.sleep(pause)
+            if connection is not waiting[-1]:
+                await trio.sleep(pause)
         while self._live:
             self._emptied = trio.Event()
             await self._emptied.wait()

@@ -1,0 +1,106 @@
+"""The command ``nexios-trio``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from nexios_trio import __version__
+from nexios_trio.application import NexiosApp
+from nexios_trio.routing.handlers import name_of
+from nexios_trio.server.hypercorn import DRAIN_WINDOW
+from nexios_trio.server.hypercorn import run as run_server
+from nexios_trio.server.loading import AppLoadError, load_app
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Serve and inspect nexios_trio apps."""
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("application", metavar="MODULE:APP")
+@click.argument("hypercorn_options", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--drain-window",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help=f"Spread the closing of connections at shutdown over this time.  [default: {DRAIN_WINDOW:g}]",
+)
+def run(application: str, hypercorn_options: tuple[str, ...], drain_window: float | None) -> None:
+    """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
+
+    All options of the hypercorn command are taken and mean the same, among them: --bind HOST:PORT,
+    --workers N, --reload, --config FILE, --certfile, --keyfile, --access-logfile FILE, --log-level LEVEL,
+    --websocket-ping-interval SECONDS; see `hypercorn --help`.
+
+    Beyond hypercorn: pings and TCP_USER_TIMEOUT come from the app's Heartbeat; SIGTERM and Ctrl-C stop
+    accepting, close every connection with 1012 (service restart), give handlers their grace and exit
+    with 0. A second Ctrl-C does not wait.
+    """
+    sys.exit(run_server(application, list(hypercorn_options), drain_window))
+
+
+@main.command()
+@click.argument("application", metavar="MODULE:APP")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per route.")
+def routes(application: str, as_json: bool) -> None:
+    """Print the routes of an app, in the order in which they are tried."""
+    try:
+        app = load_app(application)
+    except AppLoadError as error:
+        raise click.ClickException(str(error)) from None
+    if not isinstance(app, NexiosApp):
+        raise click.ClickException(
+            f'"{application}" is a {type(app).__name__}; routes are read from a NexiosApp'
+        )
+    rows = _rows(app)
+    if as_json:
+        click.echo("\n".join(json.dumps(row) for row in rows))
+        return
+    columns = ("kind", "path", "name", "handler", "middleware")
+    table = [columns, *(tuple(row[column] for column in columns) for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    for line in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _rows(app: NexiosApp) -> list[dict[str, str]]:
+    rows = [
+        {
+            "kind": "WebSocket",
+            "path": resolved.pattern.path,
+            "name": resolved.route.name,
+            "handler": _where(resolved.route.handler),
+            "middleware": ", ".join(map(_middleware_name, resolved.middleware)),
+        }
+        for resolved in app.ws_router.routes
+    ]
+    for route in app.routes:
+        methods = sorted(getattr(route, "methods", None) or ())
+        target = getattr(route, "endpoint", None) or getattr(route, "app", None)
+        rows.append(
+            {
+                "kind": ",".join(methods) or type(route).__name__,
+                "path": getattr(route, "path", ""),
+                "name": getattr(route, "name", None) or "",
+                "handler": _where(target),
+                "middleware": "",
+            }
+        )
+    return rows
+
+
+def _where(handler: Any) -> str:
+    module = getattr(handler, "__module__", None) or type(handler).__module__
+    return f"{module}.{getattr(handler, '__qualname__', None) or name_of(handler)}"
+
+
+def _middleware_name(middleware: Any) -> str:
+    return name_of(getattr(middleware, "cls", middleware))
