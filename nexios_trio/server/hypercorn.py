@@ -15,11 +15,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from multiprocessing.synchronize import Event as ProcessEvent
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hypercorn.__main__
 import hypercorn.run
@@ -41,7 +41,7 @@ logger = logging.getLogger("nexios_trio.server")
 DRAIN_WINDOW: Final = 5.0
 """Seconds over which connections are closed at shutdown, unless ``drain_window`` says otherwise."""
 
-_TRIED: Final = ((0, 17), (0, 18))
+_TRIED: Final = ((0, 18),)
 
 
 def _internals_known() -> bool:
@@ -170,10 +170,13 @@ async def serve_hypercorn(
         for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
             listener.listen(config.backlog)
     serve = hypercorn.trio.run.worker_serve
-    wait_shutdown = shutdown or trio.sleep_forever
+
+    async def wait_shutdown() -> None:
+        await (shutdown or trio.sleep_forever)()
+
     if not tuned:
         await serve(
-            ASGIWrapper(app), config, sockets=sockets, shutdown_trigger=wait_shutdown, task_status=task_status
+            _wrapped(app), config, sockets=sockets, shutdown_trigger=wait_shutdown, task_status=task_status
         )
         return
     settings = getattr(app, "settings", None)
@@ -206,9 +209,13 @@ async def serve_hypercorn(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain)
         await serve(
-            ASGIWrapper(host), config, sockets=sockets, shutdown_trigger=trigger, task_status=task_status
+            _wrapped(host), config, sockets=sockets, shutdown_trigger=trigger, task_status=task_status
         )
         nursery.cancel_scope.cancel()
+
+
+def _wrapped(app: ASGIApp) -> ASGIWrapper:
+    return ASGIWrapper(cast("Any", app))
 
 
 async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
@@ -244,22 +251,24 @@ def run(application: str, arguments: list[str], drain_window: float | None = Non
         parsed.append(config)
         return 0
 
-    command_run = hypercorn.__main__.run
-    hypercorn.__main__.run = take
-    try:
+    with _replaced(hypercorn.__main__, "run", take):
         hypercorn.__main__.main([application, *arguments])
-    finally:
-        hypercorn.__main__.run = command_run
     (config,) = parsed
     config.worker_class = "trio"
     if drain_window is not None:
         config.drain_window = drain_window  # type: ignore[attr-defined]
-    trio_worker = hypercorn.trio.run.trio_worker
-    hypercorn.trio.run.trio_worker = worker
-    try:
+    with _replaced(hypercorn.trio.run, "trio_worker", worker):
         return hypercorn.run.run(config)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
     finally:
-        hypercorn.trio.run.trio_worker = trio_worker
+        setattr(module, name, before)
 
 
 def worker(
@@ -309,8 +318,8 @@ async def _work(
 
 
 async def _poll(shutdown_event: ProcessEvent, stop: trio.Event) -> None:
-    while not shutdown_event.is_set():
-        await trio.sleep(0.1)  # a multiprocessing Event can only be polled
+    while not shutdown_event.is_set():  # noqa: ASYNC110 - a multiprocessing Event can only be polled
+        await trio.sleep(0.1)
     stop.set()
 
 

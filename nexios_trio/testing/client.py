@@ -164,7 +164,8 @@ class TestWebSocket:
             await self._ended.wait()
             return
         raise trio.TooSlowError(
-            f"the app's handler went on for {self.timeout:g} s after the client had left; see disconnect_grace"
+            f"the app's handler went on for {self.timeout:g} s after the client had left; see "
+            "disconnect_grace"
         )
 
     # Faults

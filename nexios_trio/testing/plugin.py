@@ -37,7 +37,7 @@ if trio_fixture is None:
 
 else:
 
-    @trio_fixture
+    @trio_fixture  # type: ignore[untyped-decorator]
     async def nexios_client() -> AsyncIterator[Callable[..., TestClient]]:
         """``nexios_client(app, **options)`` gives a `TestClient`; it starts with its first connection,
         lifespan included, and ends with the test.
@@ -55,9 +55,12 @@ else:
             yield make
             release.set()
 
-    @trio_fixture
+    @trio_fixture  # type: ignore[untyped-decorator]
     async def nexios_server() -> AsyncIterator[Callable[..., Any]]:
-        """``await nexios_server(app, **options)`` gives a running `TestServer`; it ends with the test."""
+        """A function: ``await nexios_server(app, **options)`` gives a running `TestServer`.
+
+        It ends with the test.
+        """
         from nexios_trio.testing.server import serve
 
         async with trio.open_nursery() as nursery:
