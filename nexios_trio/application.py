@@ -19,7 +19,14 @@ from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Rout
 from nexios_trio.config import ConnectionSettings, Heartbeat, Limits
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
-from nexios_trio.lifespan import Hook, LifespanContext, call_hooks, mounted_lifespans, run_lifespan
+from nexios_trio.lifespan import (
+    Hook,
+    LifespanContext,
+    call_hooks,
+    check_lifespan,
+    mounted_lifespans,
+    run_lifespan,
+)
 from nexios_trio.routing.handlers import Handler
 from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
 from nexios_trio.routing.paths import check_path, route_path
@@ -79,7 +86,7 @@ class NexiosApp:
         self._middleware = check_middleware(middleware)
         self._exception_handlers = dict(exception_handlers or {})
         self._stack: ASGIApp | None = None
-        self._lifespan = lifespan
+        self._lifespan = check_lifespan(lifespan)
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
         self._mounted: list[ASGIApp] = []
@@ -228,13 +235,6 @@ class NexiosApp:
         is started again after a pause (1 s, doubling up to 60 s), or, with ``on_crash="stop"``, the app
         ends with the error. Not a checkpoint.
         """
-        if on_crash not in ("restart", "stop"):
-            raise WrongValueError(f'on_crash is "restart" or "stop", not {on_crash!r}')
-        if not callable(async_fn):
-            raise WrongTypeError(
-                f"start_soon() takes an async function and its arguments, not {type(async_fn).__name__}; "
-                "write app.start_soon(fn, arg) instead of app.start_soon(fn(arg))"
-            )
         self._supervisor.start_soon(async_fn, args, on_crash, name)
 
     async def drain(self, window: float = 0.0) -> None:
@@ -251,14 +251,16 @@ class NexiosApp:
             if isinstance(yielded, Mapping):
                 state.update(yielded)
             async with mounted_lifespans(self._mounted, state):
+                await call_hooks(self._startup)
                 async with trio.open_nursery() as nursery:
-                    await call_hooks(self._startup)
                     supervisor.open(nursery)
                     try:
                         yield supervisor
                         await self.drain()
                     finally:
                         supervisor.close()
+                if supervisor.failure is not None:
+                    await self.drain()
                 await call_hooks(self._shutdown)
 
     # ASGI
@@ -270,7 +272,8 @@ class NexiosApp:
             await run_lifespan(scope, receive, send, up=self._up)
             return
         scope["app"] = self
-        scope["router"] = self
+        scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
+        scope["app_root_path"] = scope.get("root_path", "")
         if self._stack is None:
             self._stack = self._build_stack()
         if kind == "http":

@@ -77,13 +77,13 @@ class EventEmitter:
         A checkpoint. Cancelled, it cancels the listeners that still run.
         """
         _check_name(event)
+        await trio.lowlevel.checkpoint()
         called = list(self._listeners.get(event, ()))
         for pair in called:
             if pair[1]:
                 self._listeners[event].remove(pair)
         if not self._listeners.get(event, True):
             del self._listeners[event]
-        await trio.lowlevel.checkpoint()
         done = 0
 
         async def call(listener: Callable[..., Any]) -> None:

@@ -6,21 +6,47 @@ import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 import trio
 
+from nexios_trio.exceptions import NexiosTrioError, WrongTypeError
 from nexios_trio.supervision import Supervisor
 from nexios_trio.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Hook", "LifespanContext", "run_lifespan"]
+__all__ = ["Hook", "LifespanContext", "MountedAppError", "check_lifespan", "run_lifespan"]
 
 logger = logging.getLogger("nexios_trio.app")
 
 LifespanContext: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 """``@asynccontextmanager async def lifespan(app): ...; yield {...}; ...``"""
 Hook: TypeAlias = Callable[[], object] | Callable[[], Awaitable[object]]
+
+
+class MountedAppError(NexiosTrioError):
+    """A mounted app said that its startup or shutdown failed, without raising an error itself."""
+
+    def __init__(self, app: object, message: str) -> None:
+        self.app = app
+        self.message = message
+        super().__init__(f"the mounted app {app!r} sent {message}")
+
+
+def check_lifespan(lifespan: LifespanContext | None) -> LifespanContext | None:
+    """``lifespan``, unless it is a function that lacks its decorator."""
+    if lifespan is None or (
+        callable(lifespan)
+        and not inspect.isasyncgenfunction(lifespan)
+        and not inspect.isgeneratorfunction(lifespan)
+        and not inspect.iscoroutinefunction(lifespan)
+    ):
+        return lifespan
+    name = getattr(lifespan, "__name__", "lifespan")
+    raise WrongTypeError(
+        "lifespan is a function that takes the app and gives an async context manager; write "
+        f"`@contextlib.asynccontextmanager async def {name}(app): ...; yield; ...`"
+    )
 
 
 async def run_lifespan(
@@ -65,18 +91,27 @@ async def call_hooks(hooks: Sequence[Hook]) -> None:
 
 @asynccontextmanager
 async def mounted_lifespans(apps: Sequence[ASGIApp], state: dict[str, Any]) -> AsyncIterator[None]:
-    """Run the lifespans of mounted apps; an app that knows none is left alone."""
-    if not apps:
-        yield
-        return
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
+    """Run the lifespans of mounted apps, started in this order and ended in reverse; an app that knows
+    none is left alone."""
+    async with AsyncExitStack() as stack:
         for app in apps:
-            await nursery.start(_run_mounted, app, state, stop)
+            await stack.enter_async_context(_mounted_lifespan(app, state))
+        yield
+
+
+@asynccontextmanager
+async def _mounted_lifespan(app: ASGIApp, state: dict[str, Any]) -> AsyncIterator[None]:
+    stop = trio.Event()
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_run_mounted, app, state, stop)
         try:
             yield
-        finally:
-            stop.set()
+        except Exception as error:  # raised below, so that the app shuts down in order
+            failure = error
+        stop.set()
+    if failure is not None:
+        raise failure
 
 
 async def _run_mounted(
@@ -105,14 +140,21 @@ async def _run_mounted(
             started = True
             task_status.started()
         elif message["type"].endswith(".failed"):
-            failed = message.get("message", "")
+            failed = f"{message['type']}: {message.get('message', '')}"
+            scope.cancel()  # Quart would wait for the next message
 
-    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
     try:
-        await app(scope, receive, send)
+        with trio.CancelScope() as scope:
+            await app(
+                {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state},
+                receive,
+                send,
+            )
     except Exception:
         if started or failed is not None:
             raise
         logger.debug("the mounted app %r has no lifespan", app, exc_info=True)
+    if failed is not None:
+        raise MountedAppError(app, failed)
     if not started:
         task_status.started()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, TypeAlias
 
 import trio
+
+from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
 __all__ = ["OnCrash", "Supervisor"]
 
@@ -58,6 +61,15 @@ class Supervisor:
         name: object,
     ) -> None:
         """Run ``async_fn(*args)``, now or as soon as the app runs."""
+        if on_crash not in ("restart", "stop"):
+            raise WrongValueError(f'on_crash is "restart" or "stop", not {on_crash!r}')
+        if not callable(async_fn):
+            if inspect.iscoroutine(async_fn):
+                async_fn.close()
+            raise WrongTypeError(
+                f"start_soon() takes an async function and its arguments, not {type(async_fn).__name__}; "
+                "write app.start_soon(fn, arg) instead of app.start_soon(fn(arg))"
+            )
         if self._nursery is None:
             self._early.append((async_fn, args, on_crash, name))
         else:
@@ -71,7 +83,11 @@ class Supervisor:
             started = trio.current_time()
             crash: list[BaseException] = []
             try:
-                await async_fn(*args)
+                awaitable = async_fn(*args)
+                if not inspect.isawaitable(awaitable):
+                    name = getattr(async_fn, "__name__", repr(async_fn))
+                    raise WrongTypeError(f"{name} is not async; write `async def {name}(...)`")
+                await awaitable
             except* Exception as group:
                 crash.append(group.exceptions[0] if len(group.exceptions) == 1 else group)
             if not crash:

@@ -52,14 +52,19 @@ def check_handler(handler: object) -> None:
 def extra_parameters(handler: Handler, available: set[str], path: str) -> frozenset[str] | None:
     """Which path parameters the handler wants as arguments, besides the WebSocket.
 
-    None stands for all (a ``**kwargs``). Raises `RoutingError` for a parameter that is not in the path.
+    None stands for all (a ``**kwargs``). Raises `RoutingError` for an argument that is not in the path, or
+    that stands for the WebSocket and for a path parameter at once.
     """
-    parameters = list(inspect.signature(handler).parameters.values())
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
+    first, *others = inspect.signature(handler).parameters.values()
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in others)
+    if takes_all and first.kind is first.POSITIONAL_OR_KEYWORD and first.name in available:
+        raise RoutingError(
+            f"the handler {name_of(handler)} calls the WebSocket {first.name!r}, and the path {path!r} has a "
+            "parameter of that name; rename one of them"
+        )
     wanted = set()
-    for parameter in parameters[1:]:
-        if parameter.kind is parameter.VAR_POSITIONAL:
+    for parameter in others:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if parameter.name in available and parameter.kind is not parameter.POSITIONAL_ONLY:
             wanted.add(parameter.name)
@@ -68,4 +73,4 @@ def extra_parameters(handler: Handler, available: set[str], path: str) -> frozen
                 f"the handler {name_of(handler)} wants an argument {parameter.name!r}, but the path {path!r} "
                 f"has no parameter {{{parameter.name}}}"
             )
-    return frozenset(wanted)
+    return None if takes_all else frozenset(wanted)

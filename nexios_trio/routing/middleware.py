@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from starlette.middleware import Middleware
@@ -39,23 +39,52 @@ def _is_dispatch(middleware: object) -> bool:
 
 def check_middleware(middlewares: Iterable[AnyMiddleware] | None) -> list[AnyMiddleware]:
     """A list of the given middleware; raises `WrongTypeError` for what is neither kind."""
-    checked = []
-    for middleware in middlewares or ():
-        if not isinstance(middleware, Middleware):
-            if not callable(middleware):
-                raise WrongTypeError(
-                    f"middleware is `async def mw(ws, call_next)`, an ASGI middleware class, or "
-                    f"Middleware(cls, ...), not {middleware!r}"
-                )
-            if _is_dispatch(middleware):
-                try:
-                    inspect.signature(middleware).bind(None, None)
-                except TypeError:
-                    raise WrongTypeError(
-                        f"{middleware!r} does not take two arguments; write `async def mw(ws, call_next)`"
-                    ) from None
-        checked.append(middleware)
+    checked = list(middlewares or ())
+    for middleware in checked:
+        if isinstance(middleware, Middleware):
+            _check_factory(middleware.cls, middleware.args, middleware.kwargs)
+        elif not callable(middleware):
+            raise WrongTypeError(
+                "middleware is `async def mw(ws, call_next)`, an ASGI middleware class, or "
+                f"Middleware(cls, ...), not {middleware!r}"
+            )
+        elif not _is_dispatch(middleware):
+            _check_factory(middleware, (), {})
+        elif not _takes(middleware, None, None):
+            raise WrongTypeError(
+                f"{middleware!r} does not take two arguments; write `async def mw(ws, call_next)`"
+            )
     return checked
+
+
+def _check_factory(factory: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """A class or function that takes the app, and makes an app around it."""
+    name = getattr(factory, "__name__", repr(factory))
+    if _is_dispatch(factory):
+        raise WrongTypeError(
+            f"{name} is `async def mw(ws, call_next)` and takes no further arguments; add it as it is, "
+            "without Middleware(...)"
+        )
+    if _takes(factory, None, *args, **kwargs):
+        return
+    if inspect.isfunction(factory) and _takes(factory, None, None):
+        raise WrongTypeError(f"the middleware {name} is not async; write `async def {name}(ws, call_next)`")
+    raise WrongTypeError(
+        f"{name} cannot be called as {name}(app, ...) with the arguments given; write "
+        f"Middleware({name}, ...) with what its signature asks for: {inspect.signature(factory)}"
+    )
+
+
+def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some classes written in C have none
+        return True
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def wrap(app: ASGIApp, middlewares: Iterable[AnyMiddleware]) -> ASGIApp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,7 +21,7 @@ from starlette.convertors import (
 from nexios_trio.exceptions import RoutingError, WrongTypeError
 from nexios_trio.types import Scope
 
-__all__ = ["CONVERTORS", "PathPattern", "check_path", "route_path"]
+__all__ = ["CONVERTORS", "PathPattern", "check_convertors", "check_path", "route_path"]
 
 
 class SlugConvertor(Convertor[str]):
@@ -37,11 +38,21 @@ class SlugConvertor(Convertor[str]):
         return value
 
 
+class FiniteFloatConvertor(FloatConvertor):
+    """Starlette's, without the numbers that are too large for a float."""
+
+    def convert(self, value: str) -> float:
+        number = super().convert(value)
+        if math.isinf(number):
+            raise ValueError("too large")
+        return number
+
+
 CONVERTORS: Final[Mapping[str, Convertor[Any]]] = {
     "str": StringConvertor(),
     "path": PathConvertor(),
     "int": IntegerConvertor(),
-    "float": FloatConvertor(),
+    "float": FiniteFloatConvertor(),
     "uuid": UUIDConvertor(),
     "slug": SlugConvertor(),
 }
@@ -49,6 +60,17 @@ CONVERTORS: Final[Mapping[str, Convertor[Any]]] = {
 
 _PARAMETER: Final = re.compile(r"\{([^{}]*)\}")
 _NAME: Final = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)(?::([a-zA-Z_][a-zA-Z0-9_]*))?")
+
+
+def check_convertors(convertors: Mapping[str, Convertor[Any]] | None) -> dict[str, Convertor[Any]]:
+    """A dict of the given convertors; raises `WrongTypeError` for what is none."""
+    for name, convertor in (convertors or {}).items():
+        if not isinstance(convertor, Convertor):
+            raise WrongTypeError(
+                f'the convertor "{name}" is an instance of a subclass of nexios_trio.routing.Convertor, not '
+                f"{convertor!r}"
+            )
+    return dict(convertors or {})
 
 
 def check_path(path: object, *, empty: bool = False) -> str:
@@ -87,14 +109,16 @@ class PathPattern:
     path: str
     regex: re.Pattern[str]
     convertors: Mapping[str, Convertor[Any]]
-    shape: str
-    """The pattern without the names of its parameters: two routes of one shape match the same paths."""
+    shape: tuple[str | int, ...]
+    """The pattern without the names of its parameters, a convertor as its `id`: two routes of one shape
+    match the same paths."""
 
     @classmethod
     def compile(cls, path: str, convertors: Mapping[str, Convertor[Any]]) -> PathPattern:
         """Compile ``path``; raises `RoutingError` that says what to write instead."""
         check_path(path, empty=True)
-        regex, shape, at = "", "", 0
+        regex, at = "", 0
+        shape: list[str | int] = []
         used: dict[str, Convertor[Any]] = {}
         for parameter in _PARAMETER.finditer(path):
             match = _NAME.fullmatch(parameter[1])
@@ -110,17 +134,25 @@ class PathPattern:
             if kind not in convertors:
                 raise RoutingError(
                     f'"{path}" asks for an unknown convertor "{kind}"; known here: '
-                    f'{", ".join(sorted(convertors))}. Give your own as convertors={{"{kind}": ...}}'
+                    f'{", ".join(sorted(convertors))}. Give your own as convertors={{"{kind}": ...}} to the '
+                    "NexiosApp or WSRouter that this route is added to"
                 )
             used[name] = convertors[kind]
             literal = path[at : parameter.start()]
             regex += f"{re.escape(literal)}(?P<{name}>{used[name].regex})"
-            shape += f"{literal}{{:{kind}}}"
+            shape += [literal, id(used[name])]
             at = parameter.end()
-        rest = path[at:]
-        if "{" in shape.replace("{:", "") or "{" in rest or "}" in rest:
+        shape.append(path[at:])
+        if any(isinstance(part, str) and ("{" in part or "}" in part) for part in shape):
             raise RoutingError(f'"{path}" holds a brace without its partner; a parameter is {{name}}')
-        return cls(path, re.compile(regex + re.escape(rest)), used, shape + rest)
+        try:
+            compiled = re.compile(regex + re.escape(path[at:]))
+        except re.error as error:
+            raise RoutingError(
+                f'"{path}" has a convertor whose regex does not compile ({error}); try it alone with '
+                "re.compile(), and give its groups no names"
+            ) from error
+        return cls(path, compiled, used, tuple(shape))
 
     def match(self, path: str) -> dict[str, Any] | None:
         """The parameters of ``path``, converted; None if it does not match or does not convert."""
@@ -128,7 +160,7 @@ class PathPattern:
         if match is None:
             return None
         try:
-            return {name: self.convertors[name].convert(value) for name, value in match.groupdict().items()}
+            return {name: convertor.convert(match[name]) for name, convertor in self.convertors.items()}
         except ValueError:  # such as an int of 5,000 digits
             return None
 
@@ -140,10 +172,12 @@ class PathPattern:
             convertor = self.convertors[name]
             try:
                 text = convertor.to_string(parameters[name])
+                if re.fullmatch(convertor.regex, text) is None:
+                    raise ValueError(f"{text!r} does not match {convertor.regex}")
             except (AssertionError, ValueError, TypeError) as error:
                 raise RoutingError(
-                    f'{name}={parameters[name]!r} does not fit "{self.path}": {error}'
-                ) from None
+                    f'the parameter {name!r} given does not fit "{self.path}": {error}'
+                ) from error
             safe = "/" if isinstance(convertor, PathConvertor) else ""
             built += quote(self.path[at : parameter.start()]) + quote(text, safe=safe)
             at = parameter.end()

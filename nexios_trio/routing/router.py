@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from attrs import define, frozen
 from starlette.convertors import Convertor
@@ -13,13 +14,16 @@ from starlette.datastructures import URLPath
 from nexios_trio.exceptions import RoutingError, WrongTypeError
 from nexios_trio.routing.handlers import Handler, check_handler, extra_parameters, name_of
 from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
-from nexios_trio.routing.paths import CONVERTORS, PathPattern, check_path
+from nexios_trio.routing.paths import CONVERTORS, PathPattern, check_convertors, check_path
 from nexios_trio.types import ASGIApp, Receive, Scope, Send
 from nexios_trio.websockets.base import WebSocket
 
 __all__ = ["ResolvedRoute", "WSRouter", "WebsocketRoutes"]
 
 H = TypeVar("H", bound=Handler)
+
+_REST: Final = "nexios_trio.rest"
+"""The scope key of what is still to be called, from the outermost router's middleware to the route."""
 
 
 class WebsocketRoutes:
@@ -54,6 +58,7 @@ class ResolvedRoute:
     pattern: PathPattern
     route: WebsocketRoutes
     middleware: Sequence[AnyMiddleware]
+    mounts: Sequence[_Mounted]
 
     @functools.cached_property
     def wanted(self) -> frozenset[str] | None:
@@ -68,7 +73,15 @@ class ResolvedRoute:
             with scope[CONNECTION].websocket(scope, receive, send) as ws:
                 await self.handle(ws)
 
-        return wrap(endpoint, self.middleware)
+        app = wrap(endpoint, self.route.middleware)
+        routers = [mounted.app for mounted in self.mounts if mounted.router.middleware]
+        if not routers:
+            return app
+
+        async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+            await _go_on({**scope, _REST: (*routers, app)}, receive, send)
+
+        return enter
 
     def handle(self, ws: WebSocket) -> Awaitable[None]:
         """Call the handler, past any middleware."""
@@ -77,10 +90,20 @@ class ResolvedRoute:
         return self.route.handler(ws, **{name: ws.path_params[name] for name in self.wanted})
 
 
-@frozen(eq=False)
+async def _go_on(scope: Scope, receive: Receive, send: Send) -> None:
+    following, *rest = scope[_REST]
+    await following({**scope, _REST: rest}, receive, send)
+
+
+@define(eq=False)
 class _Mounted:
     prefix: str
     router: WSRouter
+
+    @functools.cached_property
+    def app(self) -> ASGIApp:
+        """The router's middleware around whichever of its routes is due: one instance for all of them."""
+        return wrap(_go_on, self.router.middleware)
 
 
 @frozen(eq=False)
@@ -91,6 +114,7 @@ class _Place:
     prefix: str
     middleware: tuple[AnyMiddleware, ...]
     convertors: Mapping[str, Convertor[Any]]
+    mounts: tuple[_Mounted, ...] = ()
 
     def inside(self, mounted: _Mounted) -> _Place:
         inner = mounted.router
@@ -99,6 +123,7 @@ class _Place:
             self.prefix + mounted.prefix,
             (*self.middleware, *inner.middleware),
             {**self.convertors, **inner.convertors},
+            (*self.mounts, mounted),
         )
 
 
@@ -120,11 +145,11 @@ class WSRouter:
     ) -> None:
         self.prefix = _check_prefix(prefix)
         self.middleware = check_middleware(middleware)
-        self.convertors: dict[str, Convertor[Any]] = {**CONVERTORS, **(convertors or {})}
+        self.convertors = check_convertors(convertors)
         self._entries: list[WebsocketRoutes | _Mounted] = []
-        self._owners: list[WSRouter] = []
+        self._owners: weakref.WeakSet[WSRouter] = weakref.WeakSet()
         self._resolved: list[ResolvedRoute] | None = None
-        self._shapes: dict[str, ResolvedRoute] = {}
+        self._shapes: dict[tuple[str | int, ...], ResolvedRoute] = {}
         self._is_app = False
         for route in routes or ():
             self.add_ws_route(route)
@@ -160,6 +185,10 @@ class WSRouter:
             if handler is not None or name is not None or middleware is not None:
                 raise WrongTypeError("add_ws_route() takes a WebsocketRoutes alone, or a path and a handler")
             route = path
+        elif not isinstance(path, str):
+            raise WrongTypeError(
+                f"add_ws_route() takes a WebsocketRoutes, or a path and a handler, not {type(path).__name__}"
+            )
         elif handler is None:
             raise WrongTypeError(
                 f"add_ws_route({path!r}) has no handler; write add_ws_route({path!r}, handler) or "
@@ -193,14 +222,13 @@ class WSRouter:
         if router is self or self in router._descendants():
             raise RoutingError("a router cannot be mounted inside itself")
         self._add(_Mounted(router.prefix if path is None else _check_prefix(path), router))
-        if self not in router._owners:
-            router._owners.append(self)
+        router._owners.add(self)
 
     include = mount_router
 
     def _add(self, entry: WebsocketRoutes | _Mounted) -> None:
         claims = [(place.top, resolved) for place in self._places() for resolved in _expand(entry, place)]
-        fresh: dict[tuple[WSRouter, str], ResolvedRoute] = {}
+        fresh: dict[tuple[WSRouter, tuple[str | int, ...]], ResolvedRoute] = {}
         for top, resolved in claims:
             shape = resolved.pattern.shape
             other = top._shapes.get(shape) or fresh.get((top, shape))
@@ -220,12 +248,15 @@ class WSRouter:
             top._shapes[shape] = resolved
 
     def _places(self) -> Iterator[_Place]:
-        yield _Place(self, "", (), self.convertors)
+        yield self._here()
         for owner in self._owners:
             for entry in owner._entries:
                 if isinstance(entry, _Mounted) and entry.router is self:
                     for place in owner._places():
                         yield place.inside(entry)
+
+    def _here(self) -> _Place:
+        return _Place(self, "", (), {**CONVERTORS, **self.convertors})
 
     def _descendants(self) -> Iterator[WSRouter]:
         for entry in self._entries:
@@ -239,8 +270,9 @@ class WSRouter:
     def routes(self) -> list[ResolvedRoute]:
         """All routes, nested ones included, in the order in which they are tried."""
         if self._resolved is None:
-            here = _Place(self, "", (), self.convertors)
-            self._resolved = [resolved for entry in self._entries for resolved in _expand(entry, here)]
+            here = self._here()
+            expanded = (resolved for entry in self._entries for resolved in _expand(entry, here))
+            self._resolved = [self._shapes[resolved.pattern.shape] for resolved in expanded]
         return self._resolved
 
     def find(self, path: str) -> tuple[ResolvedRoute, dict[str, Any]] | None:
@@ -271,7 +303,7 @@ def _expand(entry: WebsocketRoutes | _Mounted, place: _Place) -> Iterator[Resolv
             yield from _expand(inner, place.inside(entry))
     else:
         pattern = PathPattern.compile(place.prefix + entry.path, place.convertors)
-        yield ResolvedRoute(pattern, entry, (*place.middleware, *entry.middleware))
+        yield ResolvedRoute(pattern, entry, (*place.middleware, *entry.middleware), place.mounts)
 
 
 def _check_prefix(prefix: str) -> str:
