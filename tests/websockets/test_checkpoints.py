@@ -123,7 +123,7 @@ async def test_over_a_socket_every_step_of_a_handler_can_be_cancelled(
                     code, _ = await peer.wait_closed()
                     assert code in LEGAL_CODES
             except AssertionError as rejected:
-                assert "status_code=403" in str(rejected)  # noqa: PT017
+                assert "status_code=403" in str(rejected)
             await neighbour.send("still there?")
             assert await neighbour.receive() == "still there?"
         watch.check()
