@@ -297,6 +297,7 @@ class NexiosApp:
         try:
             await connection.run(self._call)
         finally:
+            del scope[CONNECTION]
             self.connections.discard(connection)
             if server is not None:
                 server.discard(connection)

@@ -131,6 +131,7 @@ class AsgiTransport:
         """Move messages from ASGI's receive() to the inbox until the peer is gone. Cancelling it between
         messages loses none; it can then be called again."""
         receive, inbox = self._receive, self.inbox
+        await inbox.wait_for_room()
         while True:
             event = await receive()
             if event["type"] == "websocket.receive":
@@ -309,6 +310,10 @@ class AsgiTransport:
             self._gone_event = trio.Event()
             await self._gone_event.wait()
 
+    def detach(self) -> None:
+        """Let go of whoever is told of the end, so that no cycle of references outlives the connection."""
+        self._on_closing = _nothing
+
     # The same as ASGI, for middleware and for foreign apps mounted in ours
 
     async def asgi_receive(self) -> Message:
@@ -347,3 +352,7 @@ class AsgiTransport:
                 raise WrongStateError(f"the ASGI message {kind!r} is not one of a WebSocket application's")
         except WebSocketDisconnect as over:
             raise ClientGone(over.code, over.reason, by=over.by) from over
+
+
+def _nothing() -> None:
+    pass

@@ -49,8 +49,8 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(type_)
     except TypeError as error:
         raise WrongTypeError(
-            f"type={type_!r} is nothing that JSON can be read as ({error}); give a msgspec Struct, dataclass, "
-            "attrs class, TypedDict, a union of such, a built-in type or a Pydantic model"
+            f"type={type_!r} is nothing that JSON can be read as ({error}); give a msgspec Struct, "
+            "dataclass, attrs class, TypedDict, a union of such, a built-in type or a Pydantic model"
         ) from None
 
 

@@ -180,27 +180,30 @@ class Connection:
         if event["type"] != "websocket.connect":
             return
         self._handler_scope.deadline = trio.current_time() + self.settings.accept_timeout
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._read, name="reader")
-            try:
-                with self._handler_scope:
-                    try:
-                        await call(self)
-                    except* Exception as group:
-                        self._failures.append(group)
-            except BaseException:  # cancelled from outside: the server is going down
-                self._nursery = None
-                self._cancel_children()
-                await self._say_goodbye(_RESTART, wait=False)
-                raise
-            else:
-                self._nursery = None
-                self._cancel_children()
-                await self._say_goodbye(self._verdict(), wait=True)
-            finally:
-                self._reader_scope.cancel()
-                nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._read, name="reader")
+                try:
+                    with self._handler_scope:
+                        try:
+                            await call(self)
+                        except* Exception as group:
+                            self._failures.append(group)
+                except BaseException:  # cancelled from outside: the server is going down
+                    self._end_children()
+                    await self._say_goodbye(_RESTART, wait=False)
+                    raise
+                else:
+                    self._end_children()
+                    await self._say_goodbye(self._verdict(), wait=True)
+                finally:
+                    self._reader_scope.cancel()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._log_failures("a task failed as the connection ended")
+            self._websocket = None
+            self.transport.detach()
 
     async def _read(self) -> None:
         with self._reader_scope:
@@ -218,8 +221,8 @@ class Connection:
                 self._beat(pulse)
 
     def _beat(self, pulse: Pulse) -> None:
-        if self.transport.state is not State.OPEN or self._nursery is None:
-            pulse.heard = trio.current_time()
+        if self.transport.state is not State.OPEN or self._nursery is None or self.transport.inbox.full:
+            pulse.heard = trio.current_time()  # a silence that is not the peer's
             pulse.pinged = None
             return
         match pulse.check(trio.current_time(), self.transport.received_at):
@@ -259,6 +262,10 @@ class Connection:
             finally:
                 self._children.discard(scope)
 
+    def _end_children(self) -> None:
+        self._nursery = None
+        self._cancel_children()
+
     def _cancel_children(self) -> None:
         for scope in self._children or ():
             scope.cancel()
@@ -274,28 +281,45 @@ class Connection:
 
     def _verdict(self) -> _Farewell:
         """What the client is to be told; logs what deserves it, once."""
-        failures = [leaf for failure in self._failures for leaf in _leaves(failure)]
-        failures = [leaf for leaf in failures if not isinstance(leaf, WebSocketDisconnect)]
         connecting = self.transport.state is State.CONNECTING
-        if not failures:
-            if self._shutting_down:
-                return _RESTART
+        leaves = [leaf for failure in self._failures for leaf in _leaves(failure)]
+        if connecting and (refusal := next((e for e in leaves if isinstance(e, HTTPException)), None)):
+            self._failures.clear()
+            return _Farewell.http(refusal)
+        said = [leaf for leaf in leaves if isinstance(leaf, WebSocketException | PeerError)]
+        if self._log_failures("the handler failed"):
+            return _Farewell(1011, "internal error", 500)
+        if self._shutting_down:
+            return _RESTART
+        if not said:
             return self._not_accepted() if connecting else _Farewell()
-        first = next((f for f in failures if not isinstance(f, WebSocketException | PeerError)), failures[0])
-        if connecting and isinstance(first, HTTPException):
-            return _Farewell.http(first)
+        first = said[0]
         if isinstance(first, PeerError):
             logger.info("%s: closed, %s", self._describe(), first)
             return _Farewell(first.close_code, cut_reason(first.public_reason))
-        if isinstance(first, WebSocketException):
-            try:
-                return _Farewell(first.code, check_close(first.code, first.reason))
-            except UsageError as error:
-                first = error
-        if len(failures) > 1:
-            first = BaseExceptionGroup("several tasks of one connection failed", self._failures)
-        logger.error("%s: the handler failed", self._describe(), exc_info=first)
-        return _Farewell(1011, "internal error", 500)
+        try:
+            return _Farewell(first.code, check_close(first.code, first.reason))
+        except UsageError as error:
+            self._failures.append(error)
+            self._log_failures("the handler failed")
+            return _Farewell(1011, "internal error", 500)
+
+    def _log_failures(self, what: str) -> bool:
+        """Log what failed since the last time, together; returns whether there was a mistake in it."""
+        failures, self._failures = self._failures, []
+        mistakes = [
+            leaf
+            for failure in failures
+            for leaf in _leaves(failure)
+            if not isinstance(leaf, WebSocketDisconnect | WebSocketException | PeerError)
+        ]
+        if not mistakes:
+            return False
+        error = mistakes[0]
+        if len(mistakes) > 1:
+            error = BaseExceptionGroup("several tasks of one connection failed", failures)
+        logger.error("%s: %s", self._describe(), what, exc_info=error)
+        return True
 
     def _not_accepted(self) -> _Farewell:
         if self._handler_scope.cancelled_caught:

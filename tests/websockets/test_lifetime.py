@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import weakref
 
 import pytest
 import trio
@@ -863,3 +865,77 @@ async def test_a_client_that_leaves_during_the_handshake_is_noticed(autojump_clo
             async with client.connect("/"):
                 pass
         await told.wait()
+
+
+# What is left behind
+
+
+async def test_a_child_that_fails_in_its_clean_up_is_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = NexiosApp()
+
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise RuntimeError("in the clean-up")
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        ws.start_soon(child)
+        await ws.receive_text()
+
+    async with TestClient(app) as client, client.connect("/") as ws:
+        await ws.send_text("go")
+        await ws.wait_closed()
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "RuntimeError: in the clean-up" in caplog.text
+
+
+async def test_a_connection_leaves_no_cycle_of_references(autojump_clock: MockClock) -> None:
+    app = NexiosApp()
+    left: list[weakref.ref[object]] = []
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        left.extend(map(weakref.ref, (ws, ws._connection)))
+        async for text in ws.iter_text():
+            await ws.send_text(text)
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with TestClient(app) as client:
+            async with client.connect("/") as ws:
+                await ws.send_text("hi")
+                assert await ws.receive_text() == "hi"
+            del ws
+            await wait_all_tasks_blocked()
+            assert [ref() for ref in left] == [None, None]
+    finally:
+        gc.enable()
+
+
+async def test_silence_that_is_the_handler_s_own_fault_is_not_held_against_the_client(
+    autojump_clock: MockClock,
+) -> None:
+    app = NexiosApp(limits=Limits(inbox_messages=2), idle_timeout=5)
+    lengths: list[int] = []
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await trio.sleep(60)
+        lengths.append(len(ws._transport.inbox))
+        async for text in ws.iter_text():
+            await ws.send_text(text)
+
+    async with TestClient(app, timeout=100) as client, client.connect("/") as ws:
+        for number in range(5):
+            await ws.send_text(str(number))
+        assert [await ws.receive_text() for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert lengths == [2]
