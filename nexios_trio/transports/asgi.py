@@ -83,6 +83,7 @@ class AsgiTransport:
         "_sending",
         "_streak",
         "_wire_close",
+        "choked",
         "close_timeout",
         "closure",
         "extensions",
@@ -115,6 +116,8 @@ class AsgiTransport:
         self.track_time = False
         self.received_at = 0.0
         """When the last message came (`trio.current_time`), kept only while ``track_time`` is set."""
+        self.choked = False
+        """Whether `read` has stopped reading because the handler does not: a silence of our own making."""
         self._sending = False
         self._streak = 0
         self._queue: ParkingLot | None = None
@@ -131,7 +134,8 @@ class AsgiTransport:
         """Move messages from ASGI's receive() to the inbox until the peer is gone. Cancelling it between
         messages loses none; it can then be called again."""
         receive, inbox = self._receive, self.inbox
-        await inbox.wait_for_room()
+        if self.choked:
+            await self._wait_for_room()
         while True:
             event = await receive()
             if event["type"] == "websocket.receive":
@@ -141,12 +145,19 @@ class AsgiTransport:
                 if self.track_time:
                     self.received_at = trio.current_time()
                 if inbox.put_nowait(data):
-                    await inbox.wait_for_room()
+                    await self._wait_for_room()
             elif event["type"] == "websocket.disconnect":
                 code = event.get("code", 1005)
                 by: Literal["peer", "network"] = "network" if code == 1006 else "peer"
                 self._gone(Closure(code, event.get("reason") or "", by))
                 return
+
+    async def _wait_for_room(self) -> None:
+        self.choked = True
+        await self.inbox.wait_for_room()
+        self.choked = False
+        if self.track_time:
+            self.received_at = trio.current_time()
 
     def declare_dead(self, reason: str) -> None:
         """Treat a silent peer as gone: the handler sees 1006; the wire, should it still work, 1011."""

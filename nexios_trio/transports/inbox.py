@@ -40,11 +40,6 @@ class Inbox:
         return len(self._messages)
 
     @property
-    def full(self) -> bool:
-        """Whether a bound is reached: nothing more is read from the socket until the handler reads."""
-        return self._bytes >= self._max_bytes or len(self._messages) >= self._max_messages
-
-    @property
     def size(self) -> int:
         """Bytes (characters for text) waiting here."""
         return self._bytes
@@ -66,7 +61,9 @@ class Inbox:
 
     async def wait_for_room(self) -> None:
         """Block until the inbox is below its bounds or stopped; a checkpoint if it blocks."""
-        while self.full and self._end is None:
+        while self._end is None and (
+            self._bytes >= self._max_bytes or len(self._messages) >= self._max_messages
+        ):
             self._room = trio.Event()
             await self._room.wait()
 

@@ -221,7 +221,7 @@ class Connection:
                 self._beat(pulse)
 
     def _beat(self, pulse: Pulse) -> None:
-        if self.transport.state is not State.OPEN or self._nursery is None or self.transport.inbox.full:
+        if self.transport.state is not State.OPEN or self._nursery is None or self.transport.choked:
             pulse.heard = trio.current_time()  # a silence that is not the peer's
             pulse.pinged = None
             return
