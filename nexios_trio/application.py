@@ -176,7 +176,9 @@ class NexiosApp:
         """Decorator: an endpoint for DELETE."""
         return self.route(path, ["DELETE"], name=name)
 
-    def mount(self, path: str, app: ASGIApp, name: str | None = None) -> None:
+    def mount(
+        self, path: str, app: Callable[[Any, Any, Any], Awaitable[None]], name: str | None = None
+    ) -> None:
         """Serve another ASGI app (Starlette, Quart-Trio, `StaticFiles`, another NexiosApp …) below ``path``,
         HTTP and WebSocket alike. Its lifespan runs inside ours."""
         self.http_router.routes.append(Mount(check_path(path, empty=True), app=app, name=name))

@@ -31,11 +31,6 @@ class Supervisor:
         """What stopped the app."""
 
     @property
-    def running(self) -> bool:
-        """Whether the app's lifespan runs."""
-        return self._nursery is not None
-
-    @property
     def waiting(self) -> int:
         """How many tasks wait for the lifespan to start."""
         return len(self._early)

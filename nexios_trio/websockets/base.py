@@ -250,6 +250,8 @@ class WebSocket(HTTPConnection):
             raise WebSocketDisconnect(self._told["code"], self._told["reason"])
         via = self._via_receive
         message = await (self._transport.asgi_receive() if via is None else via())
+        if message["type"] == "websocket.connect" and self._transport.state is not State.CONNECTING:
+            message = await (self._transport.asgi_receive() if via is None else via())
         if message["type"] == "websocket.disconnect":
             self._told = {"type": "websocket.disconnect", "code": 1005, "reason": "", **message}
             return self._told
