@@ -3,6 +3,7 @@
 from nexios_trio.application import NexiosApp
 from nexios_trio.config import Heartbeat, Limits
 from nexios_trio.exceptions import (
+    ConcurrentReceiveError,
     InvalidJSON,
     MessageTypeError,
     MessageValidationError,
@@ -12,6 +13,9 @@ from nexios_trio.exceptions import (
     UsageError,
     WebSocketDisconnect,
     WebSocketException,
+    WrongStateError,
+    WrongTypeError,
+    WrongValueError,
 )
 from nexios_trio.routing.router import WebsocketRoutes, WSRouter
 from nexios_trio.status import CloseCode
@@ -21,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CloseCode",
+    "ConcurrentReceiveError",
     "Heartbeat",
     "InvalidJSON",
     "Limits",
@@ -37,5 +42,8 @@ __all__ = [
     "WebSocketException",
     "WebSocketState",
     "WebsocketRoutes",
+    "WrongStateError",
+    "WrongTypeError",
+    "WrongValueError",
     "__version__",
 ]

@@ -22,6 +22,7 @@ from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError
 from nexios_trio.lifespan import (
     Hook,
     LifespanContext,
+    call_all_hooks,
     call_hooks,
     check_lifespan,
     mounted_lifespans,
@@ -244,26 +245,41 @@ class NexiosApp:
         await self.connections.drain(window)
 
     @asynccontextmanager
+    async def running(self) -> AsyncIterator[dict[str, Any]]:
+        """The app's lifespan as an async context manager, for a framework around it that does not pass
+        the lifespan on: ``Starlette(routes=[Mount("/rt", app)], lifespan=lambda _: app.running())``.
+
+        Gives what our lifespan yields, for ``request.state``.
+        """
+        state: dict[str, Any] = {}
+        async with self._up(state) as supervisor:
+            yield state
+        if supervisor.failure is not None:
+            raise supervisor.failure
+
+    @asynccontextmanager
     async def _up(self, state: dict[str, Any]) -> AsyncIterator[Supervisor]:
         supervisor = self._supervisor
         supervisor.failure = None
-        self.connections.draining = False
-        lifespan = self._lifespan or _no_lifespan
-        async with lifespan(self) as yielded:
-            if isinstance(yielded, Mapping):
-                state.update(yielded)
-            async with mounted_lifespans(self._mounted, state):
-                await call_hooks(self._startup)
-                async with trio.open_nursery() as nursery:
-                    supervisor.open(nursery)
-                    try:
-                        yield supervisor
+        try:
+            lifespan = self._lifespan or _no_lifespan
+            async with lifespan(self) as yielded:
+                if isinstance(yielded, Mapping):
+                    state.update(yielded)
+                async with mounted_lifespans(self._mounted, state):
+                    await call_hooks(self._startup)
+                    async with trio.open_nursery() as nursery:
+                        supervisor.open(nursery)
+                        try:
+                            yield supervisor
+                            await self.drain()
+                        finally:
+                            supervisor.close()
+                    if supervisor.failure is not None:
                         await self.drain()
-                    finally:
-                        supervisor.close()
-                if supervisor.failure is not None:
-                    await self.drain()
-                await call_hooks(self._shutdown)
+                    await call_all_hooks(self._shutdown)
+        finally:
+            self.connections.draining = False
 
     # ASGI
 
@@ -329,7 +345,7 @@ class NexiosApp:
             self._warned = True
             logger.warning(
                 "%d background tasks wait for the app to start, but its lifespan has not run; a framework "
-                "around it must pass the lifespan on (NexiosApp.mount does)",
+                "around it must pass the lifespan on (lifespan=lambda _: app.running())",
                 self._supervisor.waiting,
             )
 

@@ -82,11 +82,25 @@ async def run_lifespan(
 
 
 async def call_hooks(hooks: Sequence[Hook]) -> None:
-    """Call each hook, one after the other, and await what is awaitable."""
+    """Call each hook, one after the other, and await what is awaitable. The first error ends it."""
     for hook in hooks:
         result = hook()
         if inspect.isawaitable(result):
             await result
+
+
+async def call_all_hooks(hooks: Sequence[Hook]) -> None:
+    """As `call_hooks`, but every hook is called; errors are raised at the end."""
+    errors: list[Exception] = []
+    for hook in hooks:
+        try:
+            await call_hooks([hook])
+        except Exception as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup("several shutdown hooks failed", errors)
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ _REST: Final = "nexios_trio.rest"
 class WebsocketRoutes:
     """One path and its handler (the plural is Nexios' name).
 
+    In a router with a prefix the path may be empty: the route is then the prefix itself.
     ``name`` is for `url_path_for` (default: the handler's). ``middleware`` runs innermost, after the
     app's and the routers'.
     """
@@ -41,7 +42,7 @@ class WebsocketRoutes:
         name: str | None = None,
         middleware: Iterable[AnyMiddleware] | None = None,
     ) -> None:
-        self.path = check_path(path)
+        self.path = check_path(path, empty=True)
         check_handler(handler)
         self.handler = handler
         self.name = name or name_of(handler)
@@ -230,6 +231,11 @@ class WSRouter:
         claims = [(place.top, resolved) for place in self._places() for resolved in _expand(entry, place)]
         fresh: dict[tuple[WSRouter, tuple[str | int, ...]], ResolvedRoute] = {}
         for top, resolved in claims:
+            if top._is_app and resolved.pattern.path == "":
+                raise RoutingError(
+                    f'{resolved.route.name} has an empty path in an app: write "/", or mount its router '
+                    "with a prefix"
+                )
             shape = resolved.pattern.shape
             other = top._shapes.get(shape) or fresh.get((top, shape))
             if other is not None:

@@ -303,7 +303,7 @@ class AsgiTransport:
                 if not self._close_sent and not self._peer_gone:
                     self._close_sent = True
                     code, reason = self._wire_close
-                    with trio.CancelScope(shield=True):
+                    with trio.move_on_after(self.close_timeout, shield=True):
                         await self._send({"type": "websocket.close", "code": code, "reason": reason})
             except _LOST:
                 self._gone(Closure(1006, "", "network"))

@@ -21,6 +21,9 @@ _QUOTED_VALUE: Final = re.compile(
 
 
 def _hook(value: object) -> object:
+    for plain in (str, int):
+        if isinstance(value, plain):  # a subclass, such as Starlette's URLPath
+            return plain(value)
     dump = getattr(value, "model_dump", None)  # a Pydantic model
     if callable(dump):
         return dump(mode="json")
@@ -76,7 +79,8 @@ def decode(message: str | bytes, type_: Any = Any) -> Any:
         match = _MALFORMED.fullmatch(str(error))
         if match is not None:
             raise InvalidJSON(match["problem"], message, int(match["at"])) from None
-        raise InvalidJSON("the document is cut short", message, len(message)) from None
+        # msgspec says "truncated" of a lone surrogate too
+        raise InvalidJSON("the document is cut short or malformed", message, len(message)) from None
     except UnicodeError:
         raise InvalidJSON("the bytes are not UTF-8", message) from None
     except RecursionError:

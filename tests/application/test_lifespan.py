@@ -344,3 +344,42 @@ async def test_shutdown_closes_connections_before_hooks_and_lifespan_run(nexios_
                 nursery.start_soon(server.stop)
                 assert await ws.wait_closed() == (1012, "service restart")
     assert journal == ["lifespan up", "connection ended", "shutdown hook", "lifespan down"]
+
+
+async def test_every_shutdown_hook_runs_although_one_fails() -> None:
+    app, called = NexiosApp(), []
+
+    @app.on_shutdown
+    async def first() -> None:
+        called.append("first")
+        raise ValueError("first")
+
+    @app.on_shutdown
+    def second() -> None:
+        called.append("second")
+        raise KeyError("second")
+
+    @app.on_shutdown
+    async def third() -> None:
+        called.append("third")
+
+    with pytest.raises(ExceptionGroup) as failed:
+        async with TestClient(app):
+            pass
+    assert called == ["first", "second", "third"]
+    assert [type(error) for error in failed.value.exceptions] == [ValueError, KeyError]
+
+
+async def test_an_app_whose_lifespan_has_ended_serves_again() -> None:
+    app = NexiosApp()
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text("served")
+
+    for _ in range(2):
+        async with TestClient(app):
+            pass
+        async with TestClient(app, lifespan=False) as client, client.connect("/") as ws:
+            assert await ws.receive_text() == "served"

@@ -562,3 +562,25 @@ async def test_a_router_of_the_outer_app_and_a_mount_share_a_prefix(nexios_clien
         assert await ws.receive_text() == "x"
     async with client.connect("/api/rooms/a") as ws:
         assert (await ws.receive_json())["params"] == {"room": "a"}
+
+
+async def test_a_framework_around_us_can_run_our_lifespan(nexios_client: Callable[..., TestClient]) -> None:
+    app, called = NexiosApp(), []
+
+    @app.on_startup
+    def up() -> None:
+        called.append("up")
+
+    @app.on_shutdown
+    def down() -> None:
+        called.append("down")
+
+    async def tick() -> None:
+        called.append("tick")
+
+    app.start_soon(tick)
+    outer = Starlette(routes=[Mount("/rt", app)], lifespan=lambda _app: app.running())
+    async with TestClient(outer):
+        await trio.testing.wait_all_tasks_blocked()
+        assert called == ["up", "tick"]
+    assert called == ["up", "tick", "down"]

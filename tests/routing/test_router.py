@@ -490,3 +490,27 @@ def test_a_thousand_routes_are_compiled_a_bounded_number_of_times_each() -> None
     for number in (0, 500, 999):
         assert app.ws_router.find(f"/outer/inner/{number}/x") is not None
     assert counted.asked <= 4 * 1000
+
+
+async def test_an_empty_path_is_the_router_s_prefix_itself(nexios_client: Callable[..., TestClient]) -> None:
+    app, router = NexiosApp(), WSRouter(prefix="/game")
+
+    @router.ws_route("")
+    async def game(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text("game")
+
+    app.mount_ws_router(router)
+    async with nexios_client(app).connect("/game") as ws:
+        assert await ws.receive_text() == "game"
+    assert app.url_path_for("game") == "/game"
+
+
+async def test_an_empty_path_in_an_app_is_an_error() -> None:
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+
+    with pytest.raises(RoutingError, match='has an empty path in an app: write "/"'):
+        NexiosApp().add_ws_route("", handler)
+    with pytest.raises(RoutingError, match="mount its router with a prefix"):
+        NexiosApp().mount_ws_router(WSRouter([WebsocketRoutes("", handler)]))

@@ -328,7 +328,7 @@ class Order(msgspec.Struct):
     [
         (b"bytes", 1003, "expected a text message, got a binary one"),
         ("{not json", 1007, "invalid JSON: object keys must be strings"),
-        ('{"items": [', 1007, "invalid JSON: the document is cut short"),
+        ('{"items": [', 1007, "invalid JSON: the document is cut short or malformed"),
         ('{"items": [{"price": "secret"}]}', 1007, "expected float, got str at $.items[0].price"),
         ("{}", 1007, "object missing required field items at $"),
     ],
@@ -458,7 +458,18 @@ async def test_what_has_a_json_form_is_sent() -> None:
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
-        await ws.send_json([Say("hi"), Point(1, 2), Size(3), Model(count=4), identity, (5,), {6}])
+        await ws.send_json(
+            [
+                Say("hi"),
+                Point(1, 2),
+                Size(3),
+                Model(count=4),
+                identity,
+                (5,),
+                {6},
+                app.url_path_for("handler"),
+            ]
+        )
 
     async with TestClient(app) as client, client.connect("/") as ws:
         assert await ws.receive_json() == [
@@ -469,6 +480,7 @@ async def test_what_has_a_json_form_is_sent() -> None:
             str(identity),
             [5],
             [6],
+            "/",
         ]
 
 

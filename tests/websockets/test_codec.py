@@ -106,6 +106,11 @@ def test_a_document_that_is_nested_too_deep_is_refused() -> None:
         codec.decode("[" * 100_000)
 
 
+def test_a_lone_surrogate_is_refused() -> None:
+    with pytest.raises(InvalidJSON, match="cut short or malformed"):
+        codec.decode('"\\ud800"')
+
+
 def test_a_type_that_cannot_be_read_is_the_program_s_mistake() -> None:
     with pytest.raises(WrongTypeError, match="type="):
         codec.decode("{}", 5)

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nexios_trio import Limits, NexiosApp, WebSocket, WebSocketDisconnect, WebSocketException
 from nexios_trio.testing import TestClient, WebSocketRejected
-from nexios_trio.types import Receive, Scope, Send
+from nexios_trio.types import Message, Receive, Scope, Send
 from tests.lanes import Lane
 
 # 1. Disconnect
@@ -475,6 +475,33 @@ async def test_a_peer_that_never_answers_our_close_is_not_waited_for_forever(
         before = trio.current_time()
         await ws._ended.wait()
         assert trio.current_time() - before == 7
+
+
+async def test_a_server_that_does_not_take_the_close_frame_is_not_waited_for_forever(
+    autojump_clock: MockClock,
+) -> None:
+    app = NexiosApp(close_timeout=3)
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+
+    connects = iter([{"type": "websocket.connect"}])
+
+    async def receive() -> Message:
+        if (connect := next(connects, None)) is not None:
+            return connect
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message["type"] == "websocket.close":
+            await trio.sleep_forever()
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "http_version": "2"}
+    before = trio.current_time()
+    await app(scope, receive, send)
+    assert trio.current_time() - before <= 2 * 3
 
 
 # 4. Cancellation is clean

@@ -1,0 +1,87 @@
+"""What travels over the WebSocket: a Struct per message, told apart by the field ``type``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct, json
+
+Id = Annotated[str, Meta(min_length=1, max_length=36)]
+Name = Annotated[str, Meta(min_length=1, max_length=24)]
+Text = Annotated[str, Meta(max_length=500, pattern=r"\S")]
+
+
+# From the client. Whatever does not fit never reaches the handler.
+
+
+class Join(Struct, tag="join"):
+    """The first message. ``key`` is a secret of the page: who comes back with it takes its old place."""
+
+    name: Name
+    key: Id
+
+    def __post_init__(self) -> None:
+        self.name = " ".join("".join(filter(str.isprintable, self.name)).split())
+        if not self.name:
+            raise ValueError("a name needs a visible character")
+
+
+class Say(Struct, tag="say"):
+    """``id`` is the page's own, so that it knows its message when it comes back."""
+
+    id: Id
+    text: Text
+
+
+class Typing(Struct, tag="typing"):
+    pass
+
+
+class Pong(Struct, tag="pong"):
+    """The answer to the heartbeat."""
+
+
+FromMember: TypeAlias = Say | Typing | Pong
+
+
+# To the client.
+
+
+class Said(Struct, tag="said"):
+    id: str
+    name: str
+    text: str
+    at: datetime
+
+
+class Welcome(Struct, tag="welcome"):
+    """The name may have got a number: no two members of a room have the same one."""
+
+    name: str
+    history: list[Said]
+
+
+class People(Struct, tag="people"):
+    names: list[str]
+
+
+class TypingBy(Struct, tag="typing"):
+    name: str
+
+
+class Problem(Struct, tag="problem"):
+    """A message of this client was not taken, and why."""
+
+    text: str
+
+
+class Ping(Struct, tag="ping"):
+    pass
+
+
+ToClient: TypeAlias = Welcome | People | Said | TypingBy | Problem | Ping
+
+
+def encode(event: ToClient) -> str:
+    return json.encode(event).decode()

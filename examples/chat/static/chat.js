@@ -1,0 +1,517 @@
+// The chat's page. Three parts: the connection, what is on the screen, and what the user does.
+
+const $ = (id) => document.getElementById(id);
+
+const ROOMS = ["lobby", "trio", "random"]; // offered to everybody
+const MAX_WAITING = 100; // messages kept while there is no connection
+const MAX_SHOWN = 500; // messages kept on the screen
+const HISTORY = 50; // what the server remembers
+const PATIENCE = 10_000; // ms for a connection to come about
+const SILENCE = 45_000; // ms without a word; the server pings after 20 s
+const TYPING_EVERY = 2_000, TYPING_LASTS = 4_000; // ms
+const SAME_BREATH = 5 * 60_000; // ms within which messages of one person stand together
+
+const me = { name: recall("name", ""), shown: "", key: uuid() };
+let room = "";
+let waiting = []; // {id, room, text, at}: not yet seen coming back from the server
+
+function uuid() {
+  if (crypto.randomUUID) return crypto.randomUUID(); // missing on plain http beyond localhost
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+}
+
+function recall(key, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(`chat.${key}`)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+/** Without half an emoji, which JSON could carry but UTF-8 cannot. */
+function whole(text) {
+  return text.toWellFormed?.() ?? text;
+}
+
+function remember(key, value) {
+  try {
+    localStorage.setItem(`chat.${key}`, JSON.stringify(value));
+  } catch {
+    // Private windows may have no storage; the chat works without.
+  }
+}
+
+/** What people type as a room, as the server wants it. */
+function roomName(typed) {
+  const tidy = typed.trim().toLowerCase().replace(/\s+/g, "-").replace(/[^\p{L}\p{N}_-]/gu, "");
+  return [...tidy].slice(0, 32).join("");
+}
+
+// ---------------------------------------------------------------- the connection
+
+const link = {
+  socket: null,
+  ready: false, // the server has welcomed us
+  heard: 0,
+  failures: 0,
+  timer: 0,
+
+  /** Connect afresh, now. */
+  open() {
+    this.drop();
+    const url = new URL(`rooms/${encodeURIComponent(room)}/ws`, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    url.hash = "";
+    showState(this.failures ? "reconnecting" : "connecting");
+    this.heard = Date.now();
+    const socket = (this.socket = new WebSocket(url));
+    socket.onopen = () => this.send({ type: "join", name: me.name, key: me.key });
+    socket.onmessage = ({ data }) => {
+      this.heard = Date.now();
+      const event = JSON.parse(data);
+      heard[event.type]?.(event);
+    };
+    socket.onclose = ({ code, reason }) => this.lost(code, reason);
+  },
+
+  /** Let go of the socket; nothing that still comes from it counts. */
+  drop() {
+    clearTimeout(this.timer);
+    this.timer = 0;
+    this.ready = false;
+    if (!this.socket) return;
+    this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close();
+    this.socket = null;
+  },
+
+  lost(code, reason) {
+    this.drop();
+    forgetTyping();
+    if (code === 1007 || code === 1008) return showState("stopped", reason); // it would end the same way again
+    // Exponential backoff up to 30 s, half of it left to chance: not everybody comes back in the same moment.
+    const most = Math.min(30_000, 500 * 2 ** this.failures++);
+    this.timer = setTimeout(() => this.open(), most / 2 + (Math.random() * most) / 2);
+    showState(navigator.onLine ? "reconnecting" : "offline", code === 1013 ? reason : "");
+  },
+
+  retry() {
+    this.failures = Math.max(1, this.failures);
+    this.open();
+  },
+
+  send(message) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+  },
+
+  /** A connection may die without a word: when a laptop sleeps, when a phone loses its network. */
+  watch() {
+    if (!this.socket) return;
+    if (Date.now() - this.heard > (this.ready ? SILENCE : PATIENCE)) this.lost(1006, "");
+  },
+};
+
+setInterval(() => link.watch(), 5_000);
+addEventListener("online", () => room && link.retry());
+addEventListener("offline", () => room && link.lost(1006, ""));
+
+const heard = {
+  welcome({ name, history }) {
+    link.ready = true;
+    link.failures = 0;
+    me.shown = name;
+    showMe();
+    showHistory(history);
+    showState("connected");
+    // What is in the history has arrived before the connection broke; the rest goes out now.
+    for (const message of waiting) if (message.room === room) sendWaiting(message);
+  },
+  people({ names }) {
+    showPeople(names);
+  },
+  said(message) {
+    showMessage(message, { fresh: true });
+  },
+  typing({ name }) {
+    if (name !== me.shown) showTyping(name);
+  },
+  problem({ text }) {
+    notify(`The server did not take a message: ${text}`);
+  },
+  ping() {
+    link.send({ type: "pong" });
+  },
+};
+
+function sendWaiting({ id, text }) {
+  link.send({ type: "say", id, text });
+}
+
+// ---------------------------------------------------------------- the screen
+
+const shown = new Set(); // ids of the messages on the screen
+let last = null; // the message at the bottom
+let unread = 0;
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text; // never innerHTML: what people write is text
+  return made;
+}
+
+function dress(avatar, name) {
+  let hash = 0;
+  for (const letter of name) hash = Math.imul(hash ^ letter.codePointAt(0), 0x9e3779b1);
+  avatar.className = `avatar hue${hash >>> 29}`;
+  avatar.textContent = [...name][0]?.toUpperCase() ?? "";
+  avatar.setAttribute("aria-hidden", "true");
+  return avatar;
+}
+
+const STATES = {
+  connecting: ["Connecting", ""],
+  connected: ["Connected", ""],
+  reconnecting: ["Reconnecting", "The connection is gone. What you write is kept and sent when it is back."],
+  offline: ["Offline", "You are offline. What you write is kept and sent when you are back."],
+  stopped: ["Disconnected", "The server has ended the connection"],
+};
+
+function showState(state, reason) {
+  const status = $("status");
+  const [label, explanation] = STATES[state];
+  if (status.textContent !== label) status.textContent = label;
+  status.dataset.state = state;
+  $("banner").hidden = !explanation;
+  $("banner-text").textContent =
+    state === "stopped" ? `${explanation}${reason ? `: ${reason}` : ""}.`
+    : reason ? `The server says: ${reason}. Trying again soon.`
+    : explanation;
+  showWaiting();
+}
+
+function showMe() {
+  const name = me.shown || me.name;
+  dress($("my-avatar"), name);
+  $("my-name").textContent = name;
+}
+
+function showPeople(names) {
+  $("count").textContent = names.length;
+  $("people").replaceChildren(
+    ...[...names].sort((a, b) => a.localeCompare(b)).map((name) => {
+      const item = element("li");
+      item.append(dress(element("span"), name), element("bdi", "", name));
+      if (name === me.shown) item.append(element("span", "you", "(you)"));
+      return item;
+    }),
+  );
+  for (const name of typists.keys()) if (!names.includes(name)) stopTyping(name);
+}
+
+function atBottom() {
+  const log = $("log");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+}
+
+function toBottom() {
+  $("log").scrollTop = $("log").scrollHeight;
+  $("jump").hidden = true;
+}
+
+function messageElement({ name, text, at }, { mine, first, fresh }) {
+  const item = element("article", `message${mine ? " mine" : ""}${first ? " first" : ""}${fresh ? " fresh" : ""}`);
+  const byline = element("header", first ? "byline" : "byline unseen"); // read out, but seen once
+  const when = new Date(at);
+  const time = element("time", "", when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+  time.dateTime = when.toISOString();
+  time.title = when.toLocaleString();
+  byline.append(element("bdi", "who", mine ? "You" : name), time);
+  if (first) item.append(dress(element("span"), name));
+  item.append(byline, element("p", "bubble", text));
+  return item;
+}
+
+function showMessage(message, { fresh }) {
+  const ours = waiting.findIndex(({ id }) => id === message.id);
+  if (ours >= 0) waiting.splice(ours, 1);
+  if (shown.has(message.id)) return ours >= 0 && showWaiting();
+  const follow = atBottom();
+  const mine = message.name === me.shown;
+  const first = last?.name !== message.name || Date.parse(message.at) - Date.parse(last.at) > SAME_BREATH;
+  const item = messageElement(message, { mine, first, fresh: fresh && ours < 0 });
+  item.dataset.id = message.id;
+  shown.add(message.id);
+  last = message;
+  $("messages").append(item);
+  while ($("messages").childElementCount > MAX_SHOWN) {
+    shown.delete($("messages").firstElementChild.dataset.id);
+    $("messages").firstElementChild.remove();
+  }
+  stopTyping(message.name);
+  if (ours >= 0) showWaiting();
+  if (follow) toBottom();
+  else $("jump").hidden = false;
+  if (fresh && document.hidden) showTitle(++unread);
+}
+
+function showHistory(history) {
+  const log = $("log");
+  const follow = atBottom();
+  log.setAttribute("aria-busy", "true"); // not fifty announcements
+  if (shown.size && history.length === HISTORY && !history.some(({ id }) => shown.has(id))) {
+    $("messages").append(element("p", "gap", "Some messages are missing here"));
+    last = null;
+  }
+  for (const message of history) showMessage(message, { fresh: false });
+  if (follow) toBottom();
+  log.removeAttribute("aria-busy");
+}
+
+/** Our own messages that the server has not confirmed stand below all others. */
+function showWaiting() {
+  const note = link.ready ? "Sending" : "Waiting for the connection";
+  const ours = waiting.filter((message) => message.room === room);
+  $("pending").replaceChildren(
+    ...ours.map((message, i) => {
+      const first = i === 0 && last?.name !== me.shown;
+      const item = messageElement({ ...message, name: me.shown || me.name }, { mine: true, first });
+      item.classList.add("waiting");
+      item.append(element("p", "state", note));
+      return item;
+    }),
+  );
+}
+
+function clearLog() {
+  shown.clear();
+  last = null;
+  $("messages").replaceChildren();
+  $("people").replaceChildren();
+  $("count").textContent = "";
+  $("jump").hidden = true;
+  forgetTyping();
+  notify("");
+}
+
+const typists = new Map(); // name -> timer
+
+function showTyping(name) {
+  clearTimeout(typists.get(name));
+  typists.set(name, setTimeout(() => stopTyping(name), TYPING_LASTS));
+  showTypists();
+}
+
+function stopTyping(name) {
+  clearTimeout(typists.get(name));
+  if (typists.delete(name)) showTypists();
+}
+
+function forgetTyping() {
+  for (const name of typists.keys()) stopTyping(name);
+}
+
+function showTypists() {
+  const names = [...typists.keys()].map((name) => element("bdi", "", name));
+  $("typing").classList.toggle("on", names.length > 0);
+  $("typists").replaceChildren(
+    ...(names.length === 0 ? []
+      : names.length === 1 ? [names[0], " is typing"]
+      : names.length === 2 ? [names[0], " and ", names[1], " are typing"]
+      : ["Several people are typing"]),
+  );
+}
+
+function showTitle(count) {
+  document.title = room ? `${count ? `(${count}) ` : ""}#${room}` : "Chat";
+}
+
+function showRooms() {
+  const known = [...new Set([...ROOMS, ...recall("rooms", []), room])];
+  $("rooms").replaceChildren(
+    ...known.map((name) => {
+      const anchor = element("a");
+      anchor.href = `#${encodeURIComponent(name)}`;
+      if (name === room) anchor.setAttribute("aria-current", "page");
+      const sign = element("span", "dim", "#");
+      sign.setAttribute("aria-hidden", "true");
+      anchor.append(sign, element("bdi", "", name));
+      const item = element("li");
+      item.append(anchor);
+      return item;
+    }),
+  );
+}
+
+let noticeTimer = 0;
+
+function notify(text) {
+  clearTimeout(noticeTimer);
+  $("notice").textContent = text;
+  if (text) noticeTimer = setTimeout(() => notify(""), 8_000);
+}
+
+// ---------------------------------------------------------------- the user
+
+const fine = matchMedia("(pointer: fine)"); // a keyboard that does not cover half of the screen
+
+function roomInAddress() {
+  try {
+    return roomName(decodeURIComponent(location.hash.slice(1)));
+  } catch {
+    return "";
+  }
+}
+
+function showEntrance() {
+  link.drop();
+  room = "";
+  showTitle(0);
+  $("chat").hidden = true;
+  $("entrance").hidden = false;
+  $("name").value = me.name;
+  $("room").value = roomInAddress() || ROOMS[0];
+  $("name").focus();
+  $("name").select();
+}
+
+function enter(name) {
+  room = name;
+  if (!ROOMS.includes(room)) {
+    const others = recall("rooms", []).filter((other) => other !== room && !ROOMS.includes(other));
+    remember("rooms", [...others, room].slice(-5));
+  }
+  if (roomInAddress() !== room) history.pushState(null, "", `#${encodeURIComponent(room)}`);
+  $("entrance").hidden = true;
+  $("chat").hidden = false;
+  $("room-name").textContent = room;
+  clearLog();
+  showMe();
+  showRooms();
+  showTitle((unread = 0));
+  openSide(false);
+  link.failures = 0;
+  link.open();
+  (fine.matches ? $("text") : $("title")).focus();
+}
+
+$("join").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = whole($("name").value.trim());
+  const wanted = roomName($("room").value);
+  $("name").setCustomValidity(/[^\s\p{C}]/u.test(name) ? "" : "Please enter a name");
+  $("room").setCustomValidity(wanted ? "" : "Please enter letters or digits");
+  if (!$("join").reportValidity()) return;
+  me.name = name;
+  me.shown = "";
+  remember("name", name);
+  enter(wanted);
+});
+for (const id of ["name", "room"]) $(id).addEventListener("input", () => $(id).setCustomValidity(""));
+
+$("go").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const wanted = roomName($("go-room").value);
+  $("go-room").value = "";
+  if (wanted && wanted !== room) enter(wanted);
+});
+
+addEventListener("hashchange", () => {
+  const wanted = roomInAddress();
+  if (room && wanted && wanted !== room) enter(wanted);
+});
+
+const text = $("text");
+let typedAt = 0;
+
+function fit() {
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight}px`;
+}
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const message = { id: uuid(), room, text: whole(text.value.trim()), at: new Date().toISOString() };
+  if (!/[^\s\p{C}]/u.test(message.text)) return;
+  if (waiting.length >= MAX_WAITING) return notify("Too many messages are waiting for the connection.");
+  waiting.push(message);
+  text.value = "";
+  typedAt = 0;
+  fit();
+  showWaiting();
+  toBottom();
+  if (link.ready) sendWaiting(message);
+  text.focus();
+});
+
+text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("composer").requestSubmit();
+});
+
+text.addEventListener("input", () => {
+  fit();
+  if (!text.value.trim() || !link.ready || Date.now() - typedAt < TYPING_EVERY) return;
+  typedAt = Date.now();
+  link.send({ type: "typing" });
+});
+
+$("jump").addEventListener("click", () => {
+  toBottom();
+  text.focus();
+});
+$("log").addEventListener("scroll", () => {
+  if (atBottom()) $("jump").hidden = true;
+}, { passive: true });
+// The log shrinks when the keyboard of a phone comes up, or the banner: the last message stays in view.
+let wasAtBottom = true;
+$("log").addEventListener("scroll", () => (wasAtBottom = atBottom()), { passive: true });
+new ResizeObserver(() => wasAtBottom && toBottom()).observe($("log"));
+
+$("retry").addEventListener("click", () => {
+  link.retry();
+  text.focus();
+});
+$("rename").addEventListener("click", showEntrance);
+
+$("share").hidden = !navigator.clipboard; // it needs https or localhost
+$("share").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(location.href);
+  } catch {
+    return notify(`Copying is not allowed here. The link is ${location.href}`);
+  }
+  $("share-label").textContent = $("aside").textContent = "Link copied";
+  $("share").classList.add("done");
+  setTimeout(() => {
+    $("share-label").textContent = "Copy link";
+    $("aside").textContent = "";
+    $("share").classList.remove("done");
+  }, 2_500);
+});
+
+const narrow = matchMedia("(max-width: 720px)");
+
+/** On a phone the side is a drawer: while it is open, it alone can be reached. */
+function openSide(open) {
+  const drawer = open && narrow.matches;
+  const had = $("side").classList.contains("open");
+  $("side").classList.toggle("open", drawer);
+  $("veil").hidden = !drawer;
+  $("main").inert = drawer;
+  $("menu").setAttribute("aria-expanded", String(drawer));
+  if (drawer) $("shut").focus();
+  else if (had) $("menu").focus();
+}
+
+$("menu").addEventListener("click", () => openSide(true));
+$("shut").addEventListener("click", () => openSide(false));
+$("veil").addEventListener("click", () => openSide(false));
+$("rooms").addEventListener("click", () => openSide(false));
+addEventListener("keydown", (event) => event.key === "Escape" && openSide(false));
+narrow.addEventListener("change", () => openSide(false));
+document.addEventListener("visibilitychange", () => !document.hidden && showTitle((unread = 0)));
+
+if (me.name && roomInAddress()) enter(roomInAddress());
+else showEntrance();

@@ -1,0 +1,516 @@
+"""The documentation is run: what it shows works, what it lists exists, where it links to is there.
+
+How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
+
+* ```` ```python ```` blocks run one after the other, in one namespace per page. Each block works on a copy of
+  the names before it, so that ``app`` in a test means the ``app`` that a reader saw last.
+* A block that begins with the comment ``# name.py`` (``<!-- name.html -->`` in HTML) is that file. A Python
+  file is a module with names of its own; later blocks of the page may import it. All of them lie in the
+  working directory.
+* Functions ``test_*`` are collected by pytest from here, with their fixtures.
+* ``app``: every WebSocket route without parameters is connected to, every such GET endpoint is asked; no
+  handler may fail.
+* ``async def main(url)`` is called with the page's last ``app`` behind ``url``, on a real server.
+* In ```` ```sh ```` blocks, and behind ``$ `` in ```` ```console ```` blocks, ``hypercorn`` and
+  ``nexios-trio`` lines are parsed by these commands' own parsers; ``module:app`` must be there, on the page
+  or to import.
+
+Nothing can be excluded: a language tag with anything behind it is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import inspect
+import logging
+import math
+import re
+import shlex
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import hypercorn.__main__
+import pytest
+import trio
+from starlette.routing import Route
+from starlette.testclient import TestClient as StarletteClient
+from trio.testing import MockClock
+
+import nexios_trio
+from nexios_trio import CloseCode, Heartbeat, Limits, NexiosApp, exceptions
+from nexios_trio.cli import main as command
+from nexios_trio.testing import TestClient, WebSocketRejected, serve
+from nexios_trio.transports.asgi import AsgiTransport
+from nexios_trio.transports.base import Closure
+from nexios_trio.transports.inbox import Inbox
+from nexios_trio.transports.states import TRANSITIONS, Event, State
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("**/*.md"))]
+LANGUAGES = {"python", "sh", "console", "html", "ini", "toml", "text", "mermaid"}
+
+FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (?P<script>\w+\.py)\b|<!-- (?P<page>\w+\.html) -->\n")
+
+
+class Block:
+    """One fenced block of a page."""
+
+    def __init__(self, path: Path, text: str, match: re.Match[str]) -> None:
+        self.path = path
+        self.info = match["info"]
+        self.code = match["code"]
+        self.line = text.count("\n", 0, match.start("code")) + 1
+        name = FILE.match(self.code)
+        self.file = name and (name["script"] or name["page"])
+        self.names: dict[str, Any] = {}
+        self.error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+    def run(self, names: dict[str, Any]) -> None:
+        """Execute a Python block; tracebacks show the line of the page."""
+        self.names = names
+        try:
+            # dont_inherit: or it would inherit our __future__ import
+            exec(compile("\n" * (self.line - 1) + self.code, self.path, "exec", dont_inherit=True), names)
+        except Exception as error:
+            self.error = error
+
+    @property
+    def defined(self) -> list[str]:
+        """The names of functions and variables at the top level of a Python block."""
+        try:
+            tree = ast.parse(self.code)
+        except SyntaxError:
+            return []
+        names = []
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names.append(node.name)
+            elif isinstance(node, ast.Assign):
+                names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        return names
+
+
+class Page:
+    """One Markdown file, its Python blocks executed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.text = path.read_text("utf-8")
+        self.blocks = [Block(path, self.text, match) for match in FENCE.finditer(self.text)]
+        self.prose = FENCE.sub("", self.text)
+        self.python = [block for block in self.blocks if block.info == "python"]
+        self.files = {block.file: block for block in self.blocks if block.file}
+        self._run()
+
+    def __repr__(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    def _run(self) -> None:
+        names: dict[str, Any] = {"__name__": self.path.stem}
+        before: dict[str, types.ModuleType | None] = {}
+        try:
+            for block in self.python:
+                if block.file is None:
+                    names = dict(names)
+                    block.run(names)
+                else:
+                    module = types.ModuleType(block.file.removesuffix(".py"))
+                    before[module.__name__] = sys.modules.get(module.__name__)
+                    sys.modules[module.__name__] = module
+                    block.run(module.__dict__)
+        finally:
+            for name, other in before.items():
+                del sys.modules[name]
+                if other is not None:
+                    sys.modules[name] = other
+
+    def app_before(self, block: Block) -> NexiosApp:
+        """The last ``app`` that a reader of this block has seen."""
+        apps = [
+            other.names["app"] for other in self.python if "app" in other.names and other.line <= block.line
+        ]
+        assert apps, f"no app on this page before line {block.line}"
+        app = apps[-1]
+        assert isinstance(app, NexiosApp)
+        return app
+
+    @functools.cached_property
+    def anchors(self) -> set[str]:
+        """The anchors of the headings, as GitHub and mkdocs make them."""
+        headings = re.findall(r"^#{1,6} (.+)$", self.prose, re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+    @property
+    def tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
+        """The tables of the page: header cells, rows of cells."""
+        for table in re.findall(r"(?:^\|.*\|\n)+", self.prose, re.MULTILINE):
+            header, _, *rows = [
+                [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()
+            ]
+            yield header, rows
+
+    def table(self, *header: str) -> list[list[str]]:
+        """The rows of the table that begins with these header cells."""
+        (rows,) = [rows for head, rows in self.tables if tuple(head[: len(header)]) == header]
+        return rows
+
+
+ALL = [Page(path) for path in PAGES]
+BLOCKS = [(page, block) for page in ALL for block in page.blocks]
+PYTHON = [(page, block) for page in ALL for block in page.python]
+each_page = pytest.mark.parametrize("page", ALL, ids=repr)
+
+
+def each_block(
+    cases: list[tuple[Page, Block]], wanted: Callable[[Block], object] = lambda _: True
+) -> pytest.MarkDecorator:
+    chosen = [(page, block) for page, block in cases if wanted(block)]
+    return pytest.mark.parametrize(("page", "block"), chosen, ids=[repr(block) for _, block in chosen])
+
+
+def the_page(name: str) -> Page:
+    return next(page for page in ALL if page.path == DOCS / name)
+
+
+# The tests of the documentation itself
+
+for _, _block in PYTHON:
+    for _name in _block.defined:
+        if _name.startswith("test_") and _name in _block.names:
+            _test = f"test_in_{_block.path.stem.replace('-', '_')}_{_block.line}{_name.removeprefix('test')}"
+            globals()[_test] = _block.names[_name]
+
+
+# Code
+
+
+@each_block(PYTHON)
+def test_a_block_runs(page: Page, block: Block) -> None:
+    if block.error is not None:
+        raise block.error
+
+
+@each_block(BLOCKS)
+def test_a_block_says_what_it_is(page: Page, block: Block) -> None:
+    assert block.info in LANGUAGES
+
+
+@pytest.fixture
+def in_page(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The working directory holds the files that the page shows."""
+    for name, block in page.files.items():
+        (tmp_path / name).write_text(block.code, "utf-8")
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in page.files:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+@functools.cache
+def _untouched(path: Path) -> Page:
+    """The page run once more: the tests in it have not worked on these objects."""
+    return Page(path)
+
+
+@each_block(PYTHON, lambda block: "app" in block.defined)
+def test_an_app_takes_connections(
+    page: Page, block: Block, in_page: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = _untouched(page.path).python[page.python.index(block)].names["app"]
+    assert isinstance(app, NexiosApp)
+    paths = [route.pattern.path for route in app.ws_router.routes if not route.pattern.convertors]
+
+    async def connect() -> None:
+        async with TestClient(app, timeout=60) as client:
+            for path in paths:
+                try:
+                    async with client.connect(path):
+                        await trio.sleep(0)
+                except WebSocketRejected as answer:
+                    assert answer.status != 500
+
+    trio.run(connect, clock=MockClock(autojump_threshold=0))
+    pages = [route.path for route in app.routes if isinstance(route, Route) and not route.param_convertors]
+    with StarletteClient(app, backend="trio") as http:
+        for path in pages:
+            assert http.get(path).status_code == 200
+    failed = [r for r in caplog.records if r.name == "nexios_trio.connection" and r.levelno >= logging.ERROR]
+    assert failed == []
+
+
+@each_block(PYTHON, lambda block: "main" in block.defined)
+async def test_a_script_talks_to_the_app(page: Page, block: Block) -> None:
+    main = block.names["main"]
+    default = inspect.signature(main).parameters["url"].default
+    async with serve(page.app_before(block)) as server:
+        await main(server.url + urlsplit(default).path)
+
+
+@each_block(BLOCKS, lambda block: block.info == "html")
+def test_a_web_page_connects_to_a_route_of_the_app(page: Page, block: Block) -> None:
+    (url,) = re.findall(r'new WebSocket\("([^"]+)"\)', block.code)
+    assert page.app_before(block).ws_router.find(urlsplit(url).path) is not None
+
+
+# Commands
+
+
+def _lines(block: Block) -> list[str]:
+    lines = block.code.replace("\\\n", " ").splitlines()
+    if block.info == "sh":
+        return lines
+    return [line.removeprefix("$ ") for line in lines if block.info == "console" and line.startswith("$ ")]
+
+
+LINES = [(page, line) for page, block in BLOCKS for line in _lines(block)]
+
+
+class _Known(Exception):
+    """The command line was understood."""
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=[line for _, line in LINES])
+def test_a_command_line_is_understood(
+    page: Page, line: str, in_page: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "hypercorn":
+        assert _app_of_hypercorn(arguments, monkeypatch)
+    elif program == "nexios-trio":
+        _nexios_trio(arguments, monkeypatch)
+    elif program == "python":
+        assert arguments[:2] == ["-m", "pytest"] or arguments[0] in page.files
+    elif program.startswith("scripts/"):
+        assert (ROOT / program).is_file()
+    else:
+        assert program in ("pip", "git", "cd", "source"), "this test does not know the command"
+
+
+def _app_of_hypercorn(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    """What hypercorn's parser takes as the application, once it has accepted all the options."""
+    parsed: list[argparse.Namespace] = []
+    parse = argparse.ArgumentParser.parse_args
+
+    def spy(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        parsed.append(parse(parser, *args, **kwargs))
+        raise _Known
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", spy)
+    with pytest.raises(_Known):
+        hypercorn.__main__.main(arguments)
+    (options,) = parsed
+    return _load(options.application)
+
+
+def _load(spec: str) -> NexiosApp:
+    module, _, name = spec.partition(":")
+    app = getattr(importlib.import_module(module), name or "app")
+    assert isinstance(app, NexiosApp)
+    return app
+
+
+def _nexios_trio(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, *rest = arguments
+    assert isinstance(command, click.Group)
+    subcommand = command.commands[name]
+    context = subcommand.make_context(name, rest)
+    if name == "run":
+        assert _app_of_hypercorn(
+            [context.params["application"], *context.params["hypercorn_options"]], monkeypatch
+        )
+    else:
+        _load(context.params["application"])
+
+
+# Tables and diagrams
+
+OPTIONS: dict[str, Callable[..., Any]] = {
+    "NexiosApp": NexiosApp,
+    "Heartbeat": Heartbeat,
+    "Limits": Limits,
+    "TestClient": TestClient,
+    "TestClient.connect": TestClient.connect,
+    "serve": serve,
+}
+NOT_OPTIONS = {"self", "app", "path", "config"}
+
+
+def test_the_tables_of_options_are_complete_and_their_defaults_right() -> None:
+    seen = []
+    for page in ALL:
+        for header, rows in page.tables:
+            owner = header[0].removesuffix(" option")
+            if owner == header[0] or owner not in OPTIONS:
+                continue
+            seen.append(owner)
+            parameters = inspect.signature(OPTIONS[owner]).parameters.values()
+            known = {p.name: p.default for p in parameters if p.name not in NOT_OPTIONS}
+            names = {"math": math, "Heartbeat": Heartbeat, "Limits": Limits}
+            told = {row[0].strip("`"): eval(row[1].strip("`"), names) for row in rows}
+            assert told == known, f"{page}: {owner}"
+            assert list(told) == list(known), f"{page}: the order of {owner}'s options"
+    assert sorted(seen) == sorted(OPTIONS)
+
+
+def test_the_options_of_the_runner_are_all_told() -> None:
+    assert isinstance(command, click.Group)
+    rows = the_page("serving.md").table("nexios-trio run option")
+    options = [p for p in command.commands["run"].params if isinstance(p, click.Option)]
+    assert [row[0].strip("`") for row in rows] == [option.opts[0] for option in options]
+
+
+def test_the_table_of_timeouts_agrees_with_the_settings() -> None:
+    settings = NexiosApp().settings
+    for name, default, _ in the_page("lifetime.md").table("option"):
+        assert getattr(settings, name.strip("`")) == eval(default.strip("`"), {"math": math})
+
+
+def test_the_diagram_of_states_agrees_with_the_table() -> None:
+    (diagram,) = [block.code for block in the_page("websocket.md").blocks if block.info == "mermaid"]
+    start, *lines = [line.strip() for line in diagram.splitlines()][1:]
+    assert start == f"[*] --> {State.CONNECTING.value}"
+    drawn = {}
+    for line in lines:
+        arrow = re.fullmatch(r"(\w+) --> (\w+) : ([\w, ]+)", line)
+        assert arrow is not None, line
+        for event in arrow[3].split(", "):
+            drawn[State(arrow[1]), Event(event)] = State(arrow[2])
+    assert drawn == TRANSITIONS
+
+
+def test_the_states_are_all_explained() -> None:
+    rows = the_page("websocket.md").table("state")
+    assert [row[0].strip("`") for row in rows] == [state.value for state in State]
+
+
+async def test_the_table_of_calls_agrees_with_what_they_do() -> None:
+    page = the_page("websocket.md")
+    ((header, rows),) = [(head, rows) for head, rows in page.tables if head[0] == "in state"]
+    assert len(rows) == len(State)
+    for name, *cells in rows:
+        state = State(name.strip("`"))
+        transport = _transport(state)
+        for event, cell in zip((Event(cell.strip("`")) for cell in header[1:]), cells, strict=True):
+            legal = TRANSITIONS.get((state, event))
+            result = legal.value if legal is not None else type(transport.refusal(event)).__name__
+            assert cell == f"`{result}`", (state, event)
+
+
+def _transport(state: State) -> AsgiTransport:
+    async def unused(*_: object) -> Any:
+        raise AssertionError
+
+    transport = AsgiTransport(
+        unused,
+        unused,
+        extensions={},
+        atomic=True,
+        inbox=Inbox(1, 1),
+        close_timeout=1,
+        on_closing=lambda: None,
+    )
+    transport.state = state
+    if state in (State.CLOSING, State.CLOSED):
+        transport.closure = Closure(1000)
+    return transport
+
+
+def test_the_table_of_errors_is_complete_and_its_codes_right() -> None:
+    rows = the_page("websocket.md").table("error")
+    told = {row[0].strip("`"): row[2] for row in rows if row[0].startswith("`")}
+    roots = {"NexiosTrioError", "UsageError"}
+    assert set(told) == set(exceptions.__all__) - roots
+    for name, code in told.items():
+        if code.isdigit():
+            assert int(code) == getattr(exceptions, name).close_code
+
+
+def test_the_close_codes_told_are_registered() -> None:
+    for code, *_ in the_page("websocket.md").table("code"):
+        CloseCode(int(code))
+
+
+def test_the_table_of_convertors_is_complete() -> None:
+    from nexios_trio.routing.paths import CONVERTORS
+
+    told = {re.findall("`(.*?)`", row[0])[0] for row in the_page("routing.md").table("convertor")}
+    assert told == set(CONVERTORS)
+
+
+def test_the_attributes_told_are_there() -> None:
+    rows = the_page("websocket.md").table("attribute")
+    for name in re.findall(r"`ws\.(\w+)", " ".join(row[0] for row in rows)):
+        assert hasattr(nexios_trio.WebSocket, name), name
+
+
+def test_every_floor_is_in_the_architecture() -> None:
+    from_contract = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.DOTALL)
+    assert from_contract is not None
+    floors = [set(line.split(" | ")) for line in re.findall(r'"(.*)"', from_contract[1])]
+    rows = the_page("architecture.md").table("floor")
+    assert [set(re.findall("`(.*?)`", row[0])) for row in reversed(rows)] == floors
+
+
+# Prose
+
+
+@each_page
+def test_a_page_is_plain_markdown_with_one_title(page: Page) -> None:
+    text = re.sub(r"`[^`\n]*`", "", page.prose)
+    assert not re.search(r"<[a-zA-Z/!]", text), "no HTML, please"
+    if page.text.strip():
+        assert len(re.findall(r"^# ", page.prose, re.MULTILINE)) == 1
+        assert page.text.startswith("# ")
+
+
+LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@each_page
+def test_links_lead_somewhere(page: Page) -> None:
+    for target in LINK.findall(page.prose):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.path.parent / path).resolve() if path else page.path
+        assert file.exists(), target
+        if page.path.is_relative_to(DOCS):
+            assert file.is_relative_to(DOCS), f"{target} leads out of docs/, where a site has nothing"
+        if anchor:
+            assert anchor in next(other.anchors for other in ALL if other.path == file), target
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = set(LINK.findall(the_page("index.md").prose))
+    assert {page.path.name for page in ALL if page.path.parent == DOCS} - {"index.md"} <= linked
+
+
+@each_page
+def test_dotted_names_exist(page: Page) -> None:
+    for name in re.findall(r"`(nexios_trio(?:\.\w+)*)(?=[`(])", page.prose):
+        parts = name.split(".")
+        for cut in range(len(parts), 0, -1):
+            try:
+                found = importlib.import_module(".".join(parts[:cut]))
+            except ModuleNotFoundError:
+                continue
+            for part in parts[cut:]:
+                found = getattr(found, part)
+            break
+        else:
+            raise AssertionError(f"{page}: {name}")
