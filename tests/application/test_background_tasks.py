@@ -322,7 +322,7 @@ async def test_tasks_that_wait_in_vain_for_a_lifespan_are_warned_of_once(
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
         "2 background tasks wait for the app to start, but its lifespan has not run; a framework around it "
-        "must pass the lifespan on (NexiosApp.mount does)"
+        "must pass the lifespan on (lifespan=lambda _: app.running())"
     )
 
 
