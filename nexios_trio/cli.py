@@ -11,15 +11,15 @@ import click
 from nexios_trio import __version__
 from nexios_trio.application import NexiosApp
 from nexios_trio.routing.handlers import name_of
+from nexios_trio.server.command import run as run_server
 from nexios_trio.server.hypercorn import DRAIN_WINDOW
-from nexios_trio.server.hypercorn import run as run_server
 from nexios_trio.server.loading import AppLoadError, load_app
 
 __all__ = ["main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(__version__, prog_name="nexios-trio")
 def main() -> None:
     """Serve and inspect nexios_trio apps."""
 
@@ -62,7 +62,8 @@ def routes(application: str, as_json: bool) -> None:
         )
     rows = _rows(app)
     if as_json:
-        click.echo("\n".join(json.dumps(row) for row in rows))
+        for row in rows:
+            click.echo(json.dumps(row))
         return
     columns = ("kind", "path", "name", "handler", "middleware")
     table = [columns, *(tuple(row[column] for column in columns) for row in rows)]
@@ -104,3 +105,7 @@ def _where(handler: Any) -> str:
 
 def _middleware_name(middleware: Any) -> str:
     return name_of(getattr(middleware, "cls", middleware))
+
+
+if __name__ == "__main__":
+    main(prog_name="nexios-trio")

@@ -8,52 +8,57 @@ With a version of hypercorn that nobody has tried, the grips on internals are le
 
 from __future__ import annotations
 
+import copy
+import difflib
 import importlib.metadata
 import logging
 import math
-import signal
 import socket
-import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
-from multiprocessing.synchronize import Event as ProcessEvent
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-import hypercorn.__main__
-import hypercorn.run
 import hypercorn.trio.run
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.utils import LifespanFailureError
 
 from nexios_trio.config import ConnectionSettings
-from nexios_trio.server.loading import AppLoadError, load_app
+from nexios_trio.exceptions import WrongValueError
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
-from nexios_trio.types import ASGIApp, Receive, Scope, Send
+from nexios_trio.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["DRAIN_WINDOW", "hypercorn_config", "run", "serve_hypercorn", "worker"]
+__all__ = ["DRAIN_WINDOW", "hypercorn_config", "serve_hypercorn"]
 
 logger = logging.getLogger("nexios_trio.server")
 
 DRAIN_WINDOW: Final = 5.0
 """Seconds over which connections are closed at shutdown, unless ``drain_window`` says otherwise."""
 
-_TRIED: Final = ((0, 18),)
+LAST_WORDS: Final = 1.0
+"""Seconds that hypercorn has to end by itself what is over, or to send what it owes once cancelled."""
+
+_TRIED: Final = ("0.18.",)
 
 
 def _internals_known() -> bool:
     version = importlib.metadata.version("hypercorn")
-    if tuple(int(part) for part in version.split(".")[:2]) in _TRIED:
+    if version.startswith(_TRIED):
         return True
     logger.warning("hypercorn %s has not been tried; serving without early ping and shutdown ends", version)
     return False
 
 
 def hypercorn_config(**attributes: Any) -> Config:
-    """A hypercorn Config for the Trio worker with these attributes."""
+    """A hypercorn Config for the Trio worker with these attributes. Raises `WrongValueError` for one that
+    hypercorn does not know."""
+    for name in attributes:
+        if not hasattr(Config, name):
+            close = difflib.get_close_matches(name, dir(Config), n=1)
+            cure = f"; did you mean {close[0]!r}?" if close else ""
+            raise WrongValueError(f"hypercorn's Config has no {name!r}{cure}")
     config = Config.from_mapping(attributes)
     config.worker_class = "trio"
     return config
@@ -81,6 +86,18 @@ class _StreamContext:
                 await self._ended.wait()
 
 
+class _Started:
+    """Passes on that the server runs, unless its app has failed to start: hypercorn listens for a moment."""
+
+    def __init__(self, host: _Host, task_status: trio.TaskStatus[list[str]]) -> None:
+        self._host = host
+        self._task_status = task_status
+
+    def started(self, value: list[str] | None = None) -> None:
+        if self._host.failure is None:
+            self._task_status.started(value or [])
+
+
 class _Host:
     """An ASGI app around the user's: knows what is under way and can end it."""
 
@@ -88,61 +105,79 @@ class _Host:
         self.app = app
         self.connections: Connections[Any] = Connections()
         self._internals = _internals_known()
-        self._active: dict[object, trio.abc.AsyncResource | None] = {}
-        self._handlers: trio.Nursery | None = None
+        self.failure: LifespanFailureError | None = None
+        """What the app said of its startup or shutdown, should it have failed."""
+        self._calls = 0
         self._quiet = trio.Event()
-        self._quiet.set()
+        self._handlers: trio.Nursery | None = None
+        self._streams: weakref.WeakSet[trio.abc.AsyncResource] = weakref.WeakSet()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
+            await self._live(scope, receive, send)
             return
-        call = object()
         ended = trio.Event()
-        self._active[call] = self._take_hold(send, ended) if self._internals else None
-        if self._quiet.is_set():
-            self._quiet = trio.Event()
+        if self._internals:
+            self._take_hold(send, ended)
         if scope["type"] == "websocket":
             scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
+        self._calls += 1
         try:
             await self.app(scope, receive, send)
         finally:
             ended.set()
-            del self._active[call]
-            if not self._active:
+            self._calls -= 1
+            if not self._calls:
                 self._quiet.set()
+                self._quiet = trio.Event()
 
-    def _take_hold(self, send: Send, ended: trio.Event) -> trio.abc.AsyncResource | None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = False
+
+        async def ask() -> Message:
+            nonlocal asked
+            asked = True
+            return await receive()
+
+        async def answer(message: Message) -> None:
+            if message["type"].endswith(".failed"):
+                self.failure = LifespanFailureError(message["type"].split(".")[1], message.get("message", ""))
+            await send(message)
+
+        await self.app(scope, ask, answer)
+        if not asked:  # an app that returns at once would end hypercorn's worker: answer in its place
+            for step in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{step}.complete"})
+
+    def _take_hold(self, send: Send, ended: trio.Event) -> None:
         # server nursery > TCPServer.run > its task group's nursery > this task
         tcp_task = _parent(trio.lowlevel.current_task())
         if tcp_task is not None and tcp_task.parent_nursery is not None:
             self._handlers = tcp_task.parent_nursery
-        stream = getattr(send, "__self__", None)
-        if not isinstance(stream, WSStream):
-            return None
-        stream.context = _StreamContext(stream.context, ended)  # type: ignore[assignment]
-        protocol = getattr(stream.send, "__self__", None)  # H11Protocol or, with HTTP/2, H2Protocol
+        stream = getattr(send, "__self__", None)  # WSStream or HTTPStream
+        if isinstance(stream, WSStream):
+            stream.context = _StreamContext(stream.context, ended)  # type: ignore[assignment]
+        protocol = getattr(getattr(stream, "send", None), "__self__", None)  # H11Protocol or H2Protocol
         tcp_server = getattr(getattr(protocol, "send", None), "__self__", None)
-        if stream.scope["http_version"] != "1.1":
-            return None
         tcp_stream = getattr(tcp_server, "stream", None)
-        return tcp_stream if isinstance(tcp_stream, trio.abc.AsyncResource) else None
+        if isinstance(tcp_stream, trio.abc.AsyncResource):
+            self._streams.add(tcp_stream)
 
     async def wait_quiet(self) -> None:
         """Block until no call of the app is under way."""
-        while self._active:
+        while self._calls:
             await self._quiet.wait()
 
-    async def finish(self, patience: float) -> None:
-        """End what is left: after ``patience`` seconds, drop the TCP connections of calls still under
-        way (hypercorn's sends to a client that does not read cannot be cancelled otherwise)."""
-        with trio.move_on_after(patience):
-            await self.wait_quiet()
-        for stream in list(self._active.values()):
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+    def cancel(self) -> None:
+        """Cancel what hypercorn still does; a WebSocket's client is told 1012 even so."""
         if self._handlers is not None:
             self._handlers.cancel_scope.cancel()
+
+    async def drop(self) -> None:
+        """Drop all TCP connections: hypercorn's sends to a client that does not read cannot be cancelled."""
+        for stream in list(self._streams):
+            await trio.aclose_forcefully(stream)
 
 
 def _parent(task: trio.lowlevel.Task) -> trio.lowlevel.Task | None:
@@ -182,36 +217,60 @@ async def serve_hypercorn(
     settings = getattr(app, "settings", None)
     if not isinstance(settings, ConnectionSettings):
         settings = ConnectionSettings()
+    config = copy.copy(config)
     _tune(config, sockets, settings)
     host = _Host(app)
     grace = min(settings.disconnect_grace, 3600.0) + min(settings.close_timeout, 3600.0)
     patience = max(config.graceful_timeout, grace)
-    config.graceful_timeout = drain_window + patience + 5.0
+    config.graceful_timeout = drain_window + patience + 2 * LAST_WORDS
     stopping = trio.Event()
+    ended = trio.Event()
 
     async def trigger() -> None:
         await wait_shutdown()
         stopping.set()
 
-    async def drain() -> None:
+    async def end_gently(hurried: trio.CancelScope) -> None:
+        with hurried, trio.move_on_after(drain_window + patience):
+            await host.connections.drain(drain_window)
+            with trio.move_on_after(patience):
+                await host.wait_quiet()
+                await trio.sleep(LAST_WORDS)
+        host.cancel()
+
+    async def end() -> None:
         await stopping.wait()
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                if hurry is not None:
-                    nursery.start_soon(_then_cancel, hurry, scope)
-                with trio.move_on_after(drain_window + patience):
-                    await host.connections.drain(drain_window)
-                await host.finish(patience)
-                nursery.cancel_scope.cancel()
-        if scope.cancelled_caught:
-            await host.finish(0)
+        hurried = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            if hurry is not None:
+                nursery.start_soon(_then_cancel, hurry, hurried)
+            await end_gently(hurried)
+            nursery.cancel_scope.cancel()
+
+    async def end_for_sure() -> None:
+        try:
+            await end()
+        finally:  # also where we are cancelled ourselves
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(LAST_WORDS):
+                    await ended.wait()
+                await host.drop()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain)
-        await serve(
-            _wrapped(host), config, sockets=sockets, shutdown_trigger=trigger, task_status=task_status
-        )
+        nursery.start_soon(end_for_sure)
+        try:
+            await serve(
+                _wrapped(host),
+                config,
+                sockets=sockets,
+                shutdown_trigger=trigger,
+                task_status=_Started(host, task_status),
+            )
+        finally:
+            ended.set()
         nursery.cancel_scope.cancel()
+    if host.failure is not None:  # hypercorn loses the failure of a shutdown
+        raise host.failure
 
 
 def _wrapped(app: ASGIApp) -> ASGIWrapper:
@@ -236,110 +295,3 @@ def _tune(config: Config, sockets: Sockets, settings: ConnectionSettings) -> Non
                 listener.setsockopt(
                     socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(heartbeat.timeout * 1000))
                 )
-
-
-# The command
-
-
-def run(application: str, arguments: list[str], drain_window: float | None = None) -> int:
-    """Serve ``application`` (``module:app``) with hypercorn's own command line ``arguments`` and process
-    management; returns the exit code. Blocks.
-    """
-    parsed: list[Config] = []
-
-    def take(config: Config) -> int:
-        parsed.append(config)
-        return 0
-
-    with _replaced(hypercorn.__main__, "run", take):
-        hypercorn.__main__.main([application, *arguments])
-    (config,) = parsed
-    config.worker_class = "trio"
-    if drain_window is not None:
-        config.drain_window = drain_window  # type: ignore[attr-defined]
-    with _replaced(hypercorn.trio.run, "trio_worker", worker):
-        return hypercorn.run.run(config)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
-def worker(
-    config: Config, sockets: Sockets | None = None, shutdown_event: ProcessEvent | None = None
-) -> None:
-    """One server process: what hypercorn's ``trio_worker`` does, by `serve_hypercorn`.
-
-    SIGTERM and the first SIGINT drain; a second SIGINT cuts it short.
-    """
-    if not logging.getLogger().hasHandlers():
-        logging.basicConfig(
-            level=config.loglevel.upper(),
-            format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s",
-        )
-    if sockets is not None:
-        for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
-            listener.listen(config.backlog)
-    try:
-        app = load_app(config.application_path)
-    except AppLoadError as error:
-        print(f"nexios-trio: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    trio.run(partial(_work, app, config, sockets, shutdown_event))
-
-
-async def _work(
-    app: ASGIApp, config: Config, sockets: Sockets | None, shutdown_event: ProcessEvent | None
-) -> None:
-    drain_window = float(getattr(config, "drain_window", DRAIN_WINDOW))
-    async with _signals() as (stop, hurry):
-
-        async def wait_shutdown() -> None:
-            async with trio.open_nursery() as nursery:
-                if shutdown_event is not None:
-                    nursery.start_soon(_poll, shutdown_event, stop)
-                await stop.wait()
-                nursery.cancel_scope.cancel()
-
-        await serve_hypercorn(
-            app,
-            config,
-            sockets=sockets,
-            shutdown=wait_shutdown,
-            hurry=hurry.wait,
-            drain_window=drain_window,
-        )
-
-
-async def _poll(shutdown_event: ProcessEvent, stop: trio.Event) -> None:
-    while not shutdown_event.is_set():  # noqa: ASYNC110 - a multiprocessing Event can only be polled
-        await trio.sleep(0.1)
-    stop.set()
-
-
-@asynccontextmanager
-async def _signals() -> AsyncIterator[tuple[trio.Event, trio.Event]]:
-    stop, hurry = trio.Event(), trio.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop, hurry
-        return
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arrivals:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                interrupts = 0
-                async for number in arrivals:
-                    interrupts += number == signal.SIGINT
-                    if interrupts > 1:
-                        hurry.set()
-                    stop.set()
-
-            nursery.start_soon(watch)
-            yield stop, hurry
-            nursery.cancel_scope.cancel()

@@ -39,14 +39,17 @@ def load_app(spec: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise  # the module is there, one that it imports is not
+        parent, _, last = module_name.rpartition(".")
+        if parent and ":" not in spec and _is_app(getattr(sys.modules.get(parent), last, None)):
+            raise AppLoadError(f'"{spec}" is not of the form module:app; write {parent}:{last}') from None
         raise AppLoadError(
             f'there is no module "{error.name}" (looking for "{module_name}" in {here} and the installed '
             "packages); name it as Python imports it, such as examples.chat:app"
         ) from None
-    return _attribute(module, attribute, spec)
+    return _attribute(module, attribute)
 
 
-def _attribute(module: ModuleType, attribute: str, spec: str) -> Any:
+def _attribute(module: ModuleType, attribute: str) -> Any:
     name = attribute.removesuffix("()")
     found: Any = module
     for part in name.split("."):
@@ -56,22 +59,38 @@ def _attribute(module: ModuleType, attribute: str, spec: str) -> Any:
             raise AppLoadError(
                 f'the module "{module.__name__}" has no "{name}"; {_suggest(module)}'
             ) from None
+    spec = f"{module.__name__}:{attribute}"
     if attribute.endswith("()"):
+        if _is_app(found) or not _takes(found, 0):
+            raise AppLoadError(f'"{spec}" cannot be called without arguments; {_suggest(module)}')
         found = found()
     if not _is_app(found):
+        if inspect.iscoroutine(found):
+            found.close()
         kind = type(found).__name__
-        cure = f"; to call it, write {spec}()" if inspect.isfunction(found) else ""
+        cure = f"; to call it, write {spec}()" if _is_factory(found) else ""
         raise AppLoadError(f'"{spec}" is a {kind}, not an ASGI app{cure}; {_suggest(module)}')
     return found
 
 
+def _takes(value: Any, arguments: int) -> bool:
+    try:
+        inspect.signature(value).bind(*range(arguments))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_factory(value: object) -> bool:
+    return inspect.isfunction(value) and not inspect.iscoroutinefunction(value) and _takes(value, 0)
+
+
 def _is_app(value: object) -> bool:
-    if inspect.isclass(value) or inspect.ismodule(value) or not callable(value):
+    if inspect.isclass(value) or not callable(value):
         return False
-    call = value if inspect.isfunction(value) else value.__call__
-    if not inspect.iscoroutinefunction(call):
+    if not (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(value.__call__)):
         return False
-    return len(inspect.signature(value).parameters) == 3
+    return _takes(value, 3)
 
 
 def _suggest(module: ModuleType) -> str:

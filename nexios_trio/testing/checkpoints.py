@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Literal
 
 import trio
@@ -57,13 +57,17 @@ class Interrupter(trio.abc.Instrument):
             self.scope.cancel()
 
 
-async def cancel_at_each_step(limit: int = 1000) -> AsyncIterator[Interrupter]:
-    """Yield one `Interrupter` after the other, for k = 1, 2, … and both kinds of moment, until the task
-    that runs under it ends before it is struck.
+def cancel_at_each_step(limit: int = 1000) -> AsyncIterator[Interrupter]:
+    """Iterate with ``async for`` over one `Interrupter` after the other, for k = 1, 2, … and both kinds
+    of moment, until the task that runs under it ends before it is struck.
 
     Run the scenario once for each, the task in question through ``interrupter.run``. Raises
     AssertionError if a task is still struck after ``limit`` steps.
     """
+    return _Steps(_interrupters(limit))
+
+
+def _interrupters(limit: int) -> Iterator[Interrupter]:
     kinds: tuple[Literal["before", "after"], ...] = ("before", "after")
     for when in kinds:
         for k in range(1, limit + 1):
@@ -73,4 +77,19 @@ async def cancel_at_each_step(limit: int = 1000) -> AsyncIterator[Interrupter]:
                 break
         else:
             raise AssertionError(f"the task still runs after {limit} steps")
+
+
+class _Steps:
+    """No async generator: those complain when a failing test leaves them unfinished."""
+
+    def __init__(self, interrupters: Iterator[Interrupter]) -> None:
+        self._interrupters = interrupters
+
+    def __aiter__(self) -> _Steps:
+        return self
+
+    async def __anext__(self) -> Interrupter:
         await trio.lowlevel.checkpoint()
+        for interrupter in self._interrupters:
+            return interrupter
+        raise StopAsyncIteration

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import trio
 
@@ -13,34 +14,53 @@ from nexios_trio.types import ASGIApp
 
 __all__ = ["TestServer", "serve"]
 
+PATIENCE: Final = 5.0
+"""Seconds that a server has at the end of the block, before its clients are dropped."""
+
 
 class TestServer:
     """A running server: where it is, and how to end it."""
 
     __test__ = False
 
-    def __init__(self, host: str, port: int, nursery: trio.Nursery) -> None:
-        self.host = host
-        self.port = port
-        self.url = f"ws://{host}:{port}"
+    def __init__(self) -> None:
+        self.host = ""
+        self.port = 0
+        self.url = ""
         """The base URL for WebSocket clients."""
-        self.http_url = f"http://{host}:{port}"
+        self.http_url = ""
         """The base URL for HTTP clients."""
-        self._nursery = nursery
+        self._running = trio.Event()
         self._stopping = trio.Event()
+        self._hurry = trio.Event()
+        self._killed = trio.CancelScope()
         self._stopped = trio.Event()
+
+    def started(self, value: list[str] | None = None) -> None:
+        """Called by the server with its URLs (a `trio.TaskStatus`)."""
+        self.http_url = (value or [""])[0]
+        self.url = self.http_url.replace("http", "ws", 1)
+        where = urlsplit(self.http_url)
+        self.host, self.port = where.hostname or "", where.port or 0
+        self._running.set()
 
     def stop(self) -> None:
         """Shut down as at SIGTERM: close all connections with 1012. Returns at once."""
         self._stopping.set()
+
+    def hurry(self) -> None:
+        """Cut the shutdown short, as a second Ctrl-C does. Returns at once."""
+        self._stopping.set()
+        self._hurry.set()
 
     async def wait_stopped(self) -> None:
         """Block until the server has ended."""
         await self._stopped.wait()
 
     def kill(self) -> None:
-        """End the server by cancelling it, as plain hypercorn does when its patience is over."""
-        self._nursery.cancel_scope.cancel()
+        """End the server by cancelling it, as plain hypercorn does when its patience is over. Returns at
+        once."""
+        self._killed.cancel()
 
 
 @asynccontextmanager
@@ -52,35 +72,54 @@ async def serve(
     ``config`` are attributes of hypercorn's Config. ``runner=False`` serves as the bare ``hypercorn``
     command does: without our ping interval, ``TCP_USER_TIMEOUT`` and draining.
     """
-    settings = hypercorn_config(bind=[f"{host}:0"], accesslog=None, errorlog=None, **config)
-    failure: BaseException | None = None
+    name = f"[{host}]" if ":" in host else host
+    settings = hypercorn_config(**{"bind": [f"{name}:0"], "accesslog": None, "errorlog": None, **config})
+    server = TestServer()
+    errors: list[BaseException] = []
     async with trio.open_nursery() as nursery:
-        server = TestServer(host, 0, nursery)
+        body = trio.CancelScope()
 
-        async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
+        async def run() -> None:
             try:
-                await serve_hypercorn(
-                    app,
-                    settings,
-                    shutdown=server._stopping.wait,
-                    drain_window=drain_window,
-                    tuned=runner,
-                    task_status=task_status,
-                )
+                with server._killed:
+                    await serve_hypercorn(
+                        app,
+                        settings,
+                        shutdown=server._stopping.wait,
+                        hurry=server._hurry.wait,
+                        drain_window=drain_window,
+                        tuned=runner,
+                        task_status=server,
+                    )
+            except Exception as error:
+                errors.append(_bare(error))
+                body.cancel()
             finally:
                 server._stopped.set()
 
-        (bound,) = await nursery.start(run)
-        server.port = int(bound.rpartition(":")[2])
-        server.url = f"ws://{host}:{server.port}"
-        server.http_url = f"http://{host}:{server.port}"
+        # Errors are raised below, outside the nursery's exception group.
         try:
-            yield server
-        except BaseException as error:  # raised below, outside the nursery's exception group
-            failure = error
-        server.stop()
-        with trio.move_on_after(5, shield=True):
-            await server.wait_stopped()
+            with body:
+                nursery.start_soon(run)
+                await server._running.wait()
+                yield server
+        except BaseException as error:
+            errors.insert(0, error)
+        with trio.CancelScope(shield=True):
+            server.stop()
+            with trio.move_on_after(PATIENCE):
+                await server.wait_stopped()
+            server.hurry()
+            with trio.move_on_after(PATIENCE):
+                await server.wait_stopped()
         nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if len(errors) > 1:
+        raise BaseExceptionGroup("the test and its server failed", errors)
+    if errors:
+        raise errors[0]
+
+
+def _bare(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

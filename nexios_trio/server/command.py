@@ -1,0 +1,164 @@
+"""The command: hypercorn's own command line and process management around our worker."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event as ProcessEvent
+from typing import Any
+
+import hypercorn.__main__
+import hypercorn.run
+import hypercorn.trio.run
+import trio
+from hypercorn.config import Config, Sockets
+
+from nexios_trio.server.hypercorn import DRAIN_WINDOW, serve_hypercorn
+from nexios_trio.server.loading import AppLoadError, load_app
+from nexios_trio.types import ASGIApp
+
+__all__ = ["run", "worker"]
+
+
+def run(application: str, arguments: list[str], drain_window: float | None = None) -> int:
+    """Serve ``application`` (``module:app``) with hypercorn's own command line ``arguments`` and process
+    management; returns the exit code. Blocks.
+    """
+    parsed: list[Config] = []
+
+    def take(config: Config) -> int:
+        parsed.append(config)
+        return 0
+
+    with _replaced(hypercorn.__main__, "run", take):
+        hypercorn.__main__.main([application, *arguments])
+    (config,) = parsed
+    config.worker_class = "trio"
+    if drain_window is not None:
+        config.drain_window = drain_window  # type: ignore[attr-defined]
+    if (problem := _problem(config)) is not None:
+        return _refuse(problem)
+    codes: list[int] = []
+    join_exited = partial(_note_exits, getattr(hypercorn.run, "_join_exited", None), codes)
+    with (
+        _replaced(hypercorn.trio.run, "trio_worker", worker),
+        _replaced(hypercorn.run, "_join_exited", join_exited),
+    ):
+        code = hypercorn.run.run(config)
+    failed = [*filter(None, codes)]
+    return code or (failed[0] if failed else 0)
+
+
+def _note_exits(join_exited: Any, codes: list[int], processes: list[BaseProcess]) -> int:
+    code: int = join_exited(processes)
+    codes.append(code)  # hypercorn forgets it when that worker was the last one
+    return code
+
+
+def _problem(config: Config) -> str | None:
+    window = getattr(config, "drain_window", DRAIN_WINDOW)
+    if isinstance(window, bool) or not isinstance(window, int | float) or not 0 <= window < math.inf:
+        return f"drain_window is a number of seconds, 0 or more, not {window!r}"
+    if config.use_reloader:
+        if not config.workers:
+            return "--reload restarts worker processes and there are none; leave --workers 0 away"
+        try:
+            load_app(config.application_path)  # as hypercorn will, to know which files to watch
+        except AppLoadError as error:
+            return str(error)
+    return None
+
+
+def _refuse(problem: str) -> int:
+    print(f"nexios-trio: {problem}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """Replace ``module.name``, if there is such a thing in this version of hypercorn."""
+    before = getattr(module, name, None)
+    if before is None:
+        yield
+        return
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def worker(
+    config: Config, sockets: Sockets | None = None, shutdown_event: ProcessEvent | None = None
+) -> None:
+    """One server process: what hypercorn's ``trio_worker`` does, by `serve_hypercorn`.
+
+    SIGTERM and the first SIGINT drain; a second SIGINT cuts it short.
+    """
+    if not logging.getLogger().hasHandlers():
+        logging.basicConfig(
+            level=config.loglevel.upper(),
+            format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s",
+        )
+    if sockets is not None:
+        for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
+            listener.listen(config.backlog)
+    try:
+        app = load_app(config.application_path)
+    except AppLoadError as error:
+        sys.exit(_refuse(str(error)))
+    trio.run(partial(_work, app, config, sockets, shutdown_event))
+
+
+async def _work(
+    app: ASGIApp, config: Config, sockets: Sockets | None, shutdown_event: ProcessEvent | None
+) -> None:
+    drain_window = float(getattr(config, "drain_window", DRAIN_WINDOW))
+    async with _signals() as (stop, hurry):
+
+        async def wait_shutdown() -> None:
+            async with trio.open_nursery() as nursery:
+                if shutdown_event is not None:
+                    nursery.start_soon(_poll, shutdown_event, stop)
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+
+        await serve_hypercorn(
+            app,
+            config,
+            sockets=sockets,
+            shutdown=wait_shutdown,
+            hurry=hurry.wait,
+            drain_window=drain_window,
+        )
+
+
+async def _poll(shutdown_event: ProcessEvent, stop: trio.Event) -> None:
+    while not shutdown_event.is_set():  # noqa: ASYNC110 - a multiprocessing Event can only be polled
+        await trio.sleep(0.1)
+    stop.set()
+
+
+@asynccontextmanager
+async def _signals() -> AsyncIterator[tuple[trio.Event, trio.Event]]:
+    stop, hurry = trio.Event(), trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arrivals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                interrupts = 0
+                async for number in arrivals:
+                    interrupts += number == signal.SIGINT
+                    if interrupts > 1:
+                        hurry.set()
+                    stop.set()
+
+            nursery.start_soon(watch)
+            yield stop, hurry
+            nursery.cancel_scope.cancel()

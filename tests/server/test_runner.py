@@ -1,0 +1,337 @@
+"""``nexios-trio run`` as a process: signals, workers, reloading, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from nexios_trio.server.command import _replaced
+
+PATIENCE = 60.0
+"""Seconds after which a process that does nothing more counts as broken."""
+
+MODULE = """
+import os
+import trio
+from nexios_trio import NexiosApp, WebSocket
+
+app = NexiosApp(disconnect_grace={grace})
+
+
+@app.ws_route("/pid")
+async def pid(ws: WebSocket) -> None:
+    await ws.accept()
+    await ws.send_text(f"{{os.getpid()}} {version}")
+    await ws.receive_text()
+
+
+@app.ws_route("/deaf")
+async def deaf(ws: WebSocket) -> None:
+    await ws.accept()
+    await ws.send_text("here")
+    await trio.sleep_forever()
+"""
+
+
+def write(
+    folder: Path, *, name: str = "served", grace: float = 0.0, version: int = 1, more: str = ""
+) -> None:
+    (folder / f"{name}.py").write_text(MODULE.format(grace=grace, version=version) + more)
+
+
+class Runner:
+    """A running command."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log: list[str] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._more:
+                self.log.append(line)
+                self._more.notify_all()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.log)
+
+    def url(self) -> str:
+        """Where it serves, as soon as it says so."""
+        with self._more:
+            found = self._more.wait_for(
+                lambda: re.search(r"Running on http://(\S+)", self.text), timeout=PATIENCE
+            )
+        assert found, self.text
+        return f"ws://{found[1]}"
+
+    def wait(self) -> int:
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def interrupt(self) -> None:
+        """What a terminal does at Ctrl-C: SIGINT to every process of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[Runner]:
+    script = Path(sysconfig.get_path("scripts")) / "nexios-trio"
+    process = subprocess.Popen(
+        [str(script), "run", *arguments],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield Runner(process)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+BIND = ("--bind", "127.0.0.1:0")
+
+
+def closed_with(ws: ClientConnection) -> tuple[int, str]:
+    with pytest.raises(ConnectionClosed) as over:
+        while True:
+            ws.recv(timeout=PATIENCE)
+    assert over.value.rcvd is not None, "the connection broke without a Close frame"
+    return over.value.rcvd.code, over.value.rcvd.reason
+
+
+def pid_of(ws: ClientConnection) -> int:
+    return int(str(ws.recv(timeout=PATIENCE)).split()[0])
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_signal_closes_every_connection_with_1012_and_exits_with_0(
+    number: signal.Signals, workers: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND, "-w", workers) as runner, ExitStack() as stack:
+        url = runner.url()
+        clients = [stack.enter_context(connect(url + "/pid")) for _ in range(3)]
+        pids = {pid_of(ws) for ws in clients}
+        assert (pids == {runner.process.pid}) is (workers == "0")
+        runner.process.send_signal(number)
+        assert [closed_with(ws) for ws in clients] == [(1012, "service restart")] * 3
+        assert runner.wait() == 0
+        assert not any(map(alive, pids))
+        assert "Traceback" not in runner.text
+
+
+def test_all_workers_drain_and_none_is_left_behind(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND, "-w", "2") as runner, ExitStack() as stack:
+        url = runner.url()
+        clients: list[ClientConnection] = []
+        pids: set[int] = set()
+        until = time.monotonic() + PATIENCE
+        while len(pids) < 2 or len(clients) < 6:
+            assert time.monotonic() < until, "one worker serves nobody"
+            clients.append(stack.enter_context(connect(url + "/pid")))
+            pids.add(pid_of(clients[-1]))
+        runner.process.send_signal(signal.SIGTERM)
+        assert {closed_with(ws) for ws in clients} == {(1012, "service restart")}
+        assert runner.wait() == 0
+        assert not any(map(alive, pids))
+        assert "Traceback" not in runner.text
+
+
+def test_a_worker_that_is_ended_drains_and_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND) as runner:
+        url = runner.url()
+        with connect(url + "/pid") as ws:
+            first = pid_of(ws)
+            os.kill(first, signal.SIGTERM)
+            assert closed_with(ws) == (1012, "service restart")
+        with connect(url + "/pid") as ws:  # waits in the backlog until the new one is there
+            assert pid_of(ws) != first
+            runner.process.send_signal(signal.SIGTERM)
+            assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_second_interrupt_does_not_wait(workers: str, tmp_path: Path) -> None:
+    write(tmp_path, grace=3600)
+    options = (*BIND, "-w", workers, "--drain-window", "3600")
+    with running(tmp_path, "served:app", *options) as runner:
+        with connect(runner.url() + "/deaf") as ws:
+            assert ws.recv(timeout=PATIENCE) == "here"
+            runner.interrupt()
+            assert closed_with(ws) == (1012, "service restart")
+            assert runner.process.poll() is None
+            runner.interrupt()
+            assert runner.wait() == 0
+        assert "Traceback" not in runner.text
+
+
+def test_a_config_file_of_hypercorn_holds_everything(tmp_path: Path) -> None:
+    write(tmp_path, grace=0)
+    (tmp_path / "server.toml").write_text('bind = "127.0.0.1:0"\nworkers = 0\ndrain_window = 0\n')
+    with running(tmp_path, "--config", "server.toml", "served:app") as runner:
+        with connect(runner.url() + "/pid") as ws:
+            assert pid_of(ws) == runner.process.pid
+            runner.process.send_signal(signal.SIGTERM)
+            assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 0
+
+
+@pytest.mark.parametrize("value", ['"long"', "-1", "true", "inf"])
+def test_a_drain_window_that_is_no_time_is_refused(value: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "server.toml").write_text(f"drain_window = {value}\n")
+    with running(tmp_path, "served:app", *BIND, "-c", "server.toml") as runner:
+        assert runner.wait() == 2
+        assert "drain_window is a number of seconds, 0 or more, not" in runner.text
+
+
+@pytest.mark.parametrize("options", [(), ("-w", "0"), ("--reload",)])
+def test_a_wrong_name_exits_with_2_and_says_what_is_there(options: tuple[str, ...], tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:ap", *BIND, *options) as runner:
+        assert runner.wait() == 2
+        assert 'nexios-trio: the module "served" has no "ap"; it holds: served:app' in runner.text
+        assert "Traceback" not in runner.text
+
+
+@pytest.mark.parametrize("options", [(), ("-w", "0"), ("--reload",)])
+def test_a_module_that_fails_to_import_shows_its_traceback(options: tuple[str, ...], tmp_path: Path) -> None:
+    write(tmp_path, more="\n1 / 0\n")
+    with running(tmp_path, "served:app", *BIND, *options) as runner:
+        assert runner.wait() not in (0, 2)
+        assert "ZeroDivisionError" in runner.text
+        assert "served.py" in runner.text
+
+
+def test_an_option_that_hypercorn_does_not_know_exits_with_2(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", "--no-such-option") as runner:
+        assert runner.wait() == 2
+        assert "--no-such-option" in runner.text
+
+
+def test_reloading_needs_workers(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND, "--reload", "-w", "0") as runner:
+        assert runner.wait() == 2
+        assert "leave --workers 0 away" in runner.text
+
+
+def test_a_startup_that_fails_exits_with_an_error_that_says_why(tmp_path: Path) -> None:
+    write(tmp_path, more="\n@app.on_startup\ndef fail():\n    raise KeyError('DATABASE')\n")
+    with running(tmp_path, "served:app", *BIND) as runner:
+        assert runner.wait() not in (0, 2)
+        assert "KeyError: 'DATABASE'" in runner.text
+
+
+def test_a_background_task_may_end_the_process_with_an_error(tmp_path: Path) -> None:
+    more = """
+crash = trio.Event()
+
+@app.ws_route("/crash")
+async def set_crash(ws: WebSocket) -> None:
+    await ws.accept()
+    crash.set()
+    await trio.sleep_forever()
+
+async def background():
+    await crash.wait()
+    raise KeyError("in the background")
+
+app.start_soon(background, on_crash="stop")
+"""
+    write(tmp_path, more=more)
+    with running(tmp_path, "served:app", *BIND) as runner:
+        with connect(runner.url() + "/crash") as ws:
+            assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() not in (0, 2)
+        assert "KeyError: 'in the background'" in runner.text
+
+
+def test_a_changed_file_is_taken_up(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND, "--reload") as runner:
+        url = runner.url()
+        with connect(url + "/pid") as ws:
+            first = str(ws.recv(timeout=PATIENCE))
+            assert first.endswith(" 1")
+            write(tmp_path, version=2)
+            os.utime(tmp_path / "served.py", (time.time() + 10, time.time() + 10))
+            assert closed_with(ws) == (1012, "service restart")
+        with connect(url + "/pid") as ws:
+            assert str(ws.recv(timeout=PATIENCE)).endswith(" 2")
+            runner.process.send_signal(signal.SIGTERM)
+            assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 0
+
+
+def test_any_asgi_app_can_be_run(tmp_path: Path) -> None:
+    (tmp_path / "raw.py").write_text(
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'websocket':\n"
+        "        await receive()\n"
+        "        await send({'type': 'websocket.accept'})\n"
+        "        await send({'type': 'websocket.send', 'text': 'hello'})\n"
+        "        await receive()\n"
+    )
+    with running(tmp_path, "raw:app", *BIND, "-w", "0") as runner:
+        with connect(runner.url()) as ws:
+            assert ws.recv(timeout=PATIENCE) == "hello"
+        runner.process.send_signal(signal.SIGTERM)
+        assert runner.wait() == 0
+
+
+def test_a_version_of_hypercorn_without_some_internal_is_left_as_it_is() -> None:
+    module = SimpleNamespace(there=1)
+    with _replaced(module, "there", 2), _replaced(module, "gone", 3):
+        assert vars(module) == {"there": 2}
+    assert vars(module) == {"there": 1}
+
+
+def test_the_command_can_be_run_as_a_module(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nexios_trio.cli", "--version"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("nexios-trio")

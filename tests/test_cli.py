@@ -1,0 +1,157 @@
+"""The command line, without a server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import nexios_trio
+from nexios_trio.cli import main
+
+MODULE = """
+from starlette.applications import Starlette
+from nexios_trio import NexiosApp, WebSocket, WSRouter
+
+
+async def guard(ws, call_next):
+    await call_next()
+
+
+class Tracing:
+    def __init__(self, app): self.app = app
+
+    async def __call__(self, scope, receive, send): ...
+
+
+app = NexiosApp()
+
+
+@app.ws_route("/rooms/{name}", name="room", middleware=[guard, Tracing])
+async def room(ws: WebSocket) -> None: ...
+
+
+class Handler:
+    async def __call__(self, ws: WebSocket) -> None: ...
+
+
+router = WSRouter(prefix="/api")
+router.add_ws_route("/feed", Handler(), name="feed")
+app.mount_ws_router(router)
+
+
+@app.get("/")
+async def page(request): ...
+
+
+app.mount("/other", Starlette(), name="other")
+star = Starlette()
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "listed.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    path, modules = list(sys.path), set(sys.modules)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_the_routes_are_printed_as_a_table_in_the_order_in_which_they_are_tried() -> None:
+    result = run("routes", "listed:app")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["kind", "path", "name", "handler", "middleware"]
+    assert lines[1].split(maxsplit=4) == [
+        "WebSocket",
+        "/rooms/{name}",
+        "room",
+        "listed.room",
+        "guard, Tracing",
+    ]
+    assert [line.split()[:2] for line in lines[2:]] == [
+        ["WebSocket", "/api/feed"],
+        ["GET,HEAD", "/"],
+        ["Mount", "/other"],
+    ]
+    starts = {line.index("listed.") for line in lines if "listed." in line}
+    assert len(starts) == 1  # columns are columns
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_routes_are_printed_as_json_for_programs() -> None:
+    rows = [json.loads(line) for line in run("routes", "--json", "listed:app").output.splitlines()]
+    assert rows[0] == {
+        "kind": "WebSocket",
+        "path": "/rooms/{name}",
+        "name": "room",
+        "handler": "listed.room",
+        "middleware": "guard, Tracing",
+    }
+    assert [(row["kind"], row["path"], row["name"], row["handler"]) for row in rows[1:]] == [
+        ("WebSocket", "/api/feed", "feed", "listed.Handler"),
+        ("GET,HEAD", "/", "page", "listed.page"),
+        ("Mount", "/other", "other", "starlette.applications.Starlette"),
+    ]
+
+
+def test_an_app_without_routes_is_a_table_without_rows(project: Path) -> None:
+    (project / "bare.py").write_text("from nexios_trio import NexiosApp\napp = NexiosApp()\n")
+    assert len(run("routes", "bare:app").output.splitlines()) == 1
+    assert run("routes", "--json", "bare:app").output == ""
+
+
+def test_a_wrong_name_is_told_what_is_there() -> None:
+    result = run("routes", "listed:ap")
+    assert result.exit_code == 1
+    assert result.output.startswith('Error: the module "listed" has no "ap"; it holds: listed:app')
+
+
+def test_the_routes_of_another_framework_are_not_ours_to_read() -> None:
+    result = run("routes", "listed:star")
+    assert result.exit_code == 1
+    assert '"listed:star" is a Starlette; routes are read from a NexiosApp' in result.output
+
+
+def test_what_a_module_raises_passes_through() -> None:
+    assert isinstance(run("routes", "broken:app").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_names_the_commands_and_what_they_take(option: str) -> None:
+    text = run(option).output
+    assert "run" in text
+    assert "routes" in text
+    text = run("run", option).output
+    for expected in ("MODULE:APP", "--bind HOST:PORT", "--drain-window", "[default: 5]", "1012"):
+        assert expected in text
+    assert "--json" in run("routes", option).output
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").output == f"nexios-trio, version {nexios_trio.__version__}\n"
+
+
+def test_without_an_app_there_is_an_error_with_the_usage() -> None:
+    for command in ("run", "routes"):
+        result = run(command)
+        assert result.exit_code == 2
+        assert "Missing argument 'MODULE:APP'" in result.output
+
+
+def test_a_negative_drain_window_is_refused() -> None:
+    result = run("run", "listed:app", "--drain-window", "-1")
+    assert result.exit_code == 2
+    assert "--drain-window" in result.output

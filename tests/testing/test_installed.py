@@ -1,0 +1,192 @@
+"""The package as users get it: a wheel, installed away from the source tree."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for tool in ("build", "hatchling"):
+        if importlib.util.find_spec(tool) is None:
+            pytest.skip(f"{tool} IS NOT INSTALLED: the wheel cannot be built and stays untested")
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True, capture_output=True)
+    return target
+
+
+def python(
+    site: Path, *arguments: str, cwd: Path, before: tuple[Path, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with the wheel on its path; -S keeps an editable install of the source tree off it."""
+    libraries = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    path = os.pathsep.join([*map(str, before), str(site), *libraries])
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV"))}
+    return subprocess.run(
+        [sys.executable, "-S", *arguments],
+        cwd=cwd,
+        env={**environment, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_all_modules_and_the_typing_marker(wheel: Path) -> None:
+    package = ROOT / "nexios_trio"
+    expected = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
+    expected.add("nexios_trio/py.typed")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert expected <= packed
+    others = {name for name in packed if not name.startswith(("nexios_trio/", "nexios_trio-"))}
+    assert others == set()
+
+
+PROJECT = """
+import pathlib
+
+import nexios_trio
+import trio
+from nexios_trio import NexiosApp, WebSocket
+from trio_websocket import open_websocket_url
+
+
+def make():
+    app = NexiosApp()
+
+    @app.ws_route("/echo")
+    async def echo(ws: WebSocket) -> None:
+        await ws.accept()
+        async for text in ws.iter_text():
+            await ws.send_text(text)
+
+    return app
+
+
+def test_it_is_the_wheel():
+    assert str(pathlib.Path(nexios_trio.__file__)).startswith({site!r})
+
+
+async def test_in_memory(nexios_client, autojump_clock):
+    async with nexios_client(make()).connect("/echo") as ws:
+        await ws.send_text("hello")
+        assert await ws.receive_text() == "hello"
+        await trio.sleep(3600)
+
+
+async def test_over_a_socket(nexios_server):
+    server = await nexios_server(make())
+    async with open_websocket_url(server.url + "/echo") as ws:
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+"""
+
+
+def test_a_project_that_installs_it_finds_both_fixtures(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
+    (tmp_path / "test_app.py").write_text(PROJECT.replace("{site!r}", repr(str(site))))
+    result = python(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert "3 passed" in result.stdout, result.stdout + result.stderr
+    fixtures = python(site, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", cwd=tmp_path).stdout
+    assert "nexios_client" in fixtures
+    assert "nexios_server" in fixtures
+
+
+def test_without_pytest_trio_the_fixtures_say_what_to_install(site: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "pytest_trio.py").write_text("raise ImportError('not installed')\n")
+    (tmp_path / "test_app.py").write_text(
+        "def test_memory(nexios_client): pass\n"
+        "def test_socket(nexios_server): pass\n"
+        "def test_neither(): pass\n"
+    )
+    result = python(
+        site, "-m", "pytest", "-q", "-p", "no:trio", "-p", "no:cacheprovider", cwd=tmp_path, before=(blocked,)
+    )
+    assert "1 passed, 2 errors" in result.stdout, result.stdout + result.stderr
+    for fixture in ("nexios_client", "nexios_server"):
+        assert (
+            f"{fixture} needs pytest-trio; install it with: pip install 'nexios-trio[test]'" in result.stdout
+        )
+
+
+def needed(wheel: Path) -> set[str]:
+    """The distributions that the wheel asks for, and theirs in turn."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    todo = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
+    todo = [requirement for requirement in todo if not requirement.marker or requirement.marker.evaluate()]
+    found: set[tuple[str, str]] = set()
+    while todo:
+        wanted = todo.pop()
+        for extra in ("", *wanted.extras):
+            if (key := (canonicalize_name(wanted.name), extra)) not in found:
+                found.add(key)
+                for text in importlib.metadata.requires(wanted.name) or ():
+                    requirement = Requirement(text)
+                    if not requirement.marker or requirement.marker.evaluate({"extra": extra}):
+                        todo.append(requirement)
+    return {name for name, _ in found}
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+forbidden = set(sys.argv[1].split(","))
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in forbidden:
+            raise ModuleNotFoundError(f"{name} is not among the dependencies", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import nexios_trio
+for module in pkgutil.walk_packages(nexios_trio.__path__, "nexios_trio."):
+    if module.name != "nexios_trio.testing.plugin":  # pytest imports it
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def test_every_module_imports_with_nothing_but_the_dependencies(
+    wheel: Path, site: Path, tmp_path: Path
+) -> None:
+    dependencies = needed(wheel)
+    assert {"trio", "starlette", "wsproto"} <= dependencies
+    assert "pytest" not in dependencies
+    forbidden = {
+        module
+        for module, distributions in importlib.metadata.packages_distributions().items()
+        if not {canonicalize_name(name) for name in distributions} & {*dependencies, "nexios-trio"}
+    }
+    assert {"pytest", "websockets", "httpx2"} <= forbidden
+    result = python(site, "-W", "error", "-c", IMPORT_ALL, ",".join(sorted(forbidden)), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {"nexios_trio.cli", "nexios_trio.server.hypercorn", "nexios_trio.testing.client"} <= set(
+        result.stdout.split()
+    )
