@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import copy
 import difflib
+import errno
 import importlib.metadata
 import logging
 import math
 import socket
+import types
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
+import h11
 import hypercorn.trio.run
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import LifespanFailureError
 
 from nexios_trio.config import ConnectionSettings
@@ -86,6 +90,50 @@ class _StreamContext:
                 await self._ended.wait()
 
 
+class _TCPServer(TCPServer):
+    """hypercorn's task for one TCP connection, with two mends.
+
+    An error in answering one client's garbage (h11 refuses to send a 400 once it has seen data behind an
+    upgrade request) ends that connection; hypercorn would end the worker, and every connection with it.
+    And it notes whether TCP has given the peer up, which is how a dead peer is told from one that left.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.timed_out = False
+        stream: Any = getattr(self.stream, "transport_stream", self.stream)
+        stream.receive_some = self._noting(stream.receive_some)
+        stream.send_all = self._noting(stream.send_all)
+
+    def _noting(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def noting(*args: Any) -> Any:
+            try:
+                return await method(*args)
+            except trio.BrokenResourceError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ETIMEDOUT:
+                    self.timed_out = True
+                raise
+
+        return noting
+
+    async def run(self) -> None:
+        """See hypercorn."""
+        try:
+            await super().run()
+        except* h11.ProtocolError as group:
+            logger.info("ended a connection that broke the protocol: %r", group.exceptions[0])
+        except* Exception as group:
+            logger.error("a connection failed in hypercorn", exc_info=group)
+
+
+def _with_globals(function: Any, **replaced: object) -> Any:
+    """``function`` as it would be if its module had these names; the module itself stays as it is."""
+    names = {**function.__globals__, **replaced}
+    copied = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
 class _Started:
     """Passes on that the server runs, unless its app has failed to start: hypercorn listens for a moment."""
 
@@ -104,7 +152,7 @@ class _Host:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.connections: Connections[Any] = Connections()
-        self._internals = _internals_known()
+        self.internals = _internals_known()
         self.failure: LifespanFailureError | None = None
         """What the app said of its startup or shutdown, should it have failed."""
         self._calls = 0
@@ -117,9 +165,10 @@ class _Host:
             await self._live(scope, receive, send)
             return
         ended = trio.Event()
-        if self._internals:
-            self._take_hold(send, ended)
+        tcp_server = self._take_hold(send, ended) if self.internals else None
         if scope["type"] == "websocket":
+            if isinstance(tcp_server, _TCPServer):
+                receive = _telling(receive, tcp_server)
             scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
         self._calls += 1
         try:
@@ -150,7 +199,7 @@ class _Host:
                 await receive()
                 await send({"type": f"lifespan.{step}.complete"})
 
-    def _take_hold(self, send: Send, ended: trio.Event) -> None:
+    def _take_hold(self, send: Send, ended: trio.Event) -> object:
         # server nursery > TCPServer.run > its task group's nursery > this task
         tcp_task = _parent(trio.lowlevel.current_task())
         if tcp_task is not None and tcp_task.parent_nursery is not None:
@@ -163,6 +212,7 @@ class _Host:
         tcp_stream = getattr(tcp_server, "stream", None)
         if isinstance(tcp_stream, trio.abc.AsyncResource):
             self._streams.add(tcp_stream)
+        return tcp_server
 
     async def wait_quiet(self) -> None:
         """Block until no call of the app is under way."""
@@ -178,6 +228,16 @@ class _Host:
         """Drop all TCP connections: hypercorn's sends to a client that does not read cannot be cancelled."""
         for stream in list(self._streams):
             await trio.aclose_forcefully(stream)
+
+
+def _telling(receive: Receive, tcp_server: _TCPServer) -> Receive:
+    async def telling() -> Message:
+        message = await receive()
+        if message["type"] == "websocket.disconnect" and tcp_server.timed_out:
+            return {**message, "reason": "heartbeat timeout"}
+        return message
+
+    return telling
 
 
 def _parent(task: trio.lowlevel.Task) -> trio.lowlevel.Task | None:
@@ -220,6 +280,8 @@ async def serve_hypercorn(
     config = copy.copy(config)
     _tune(config, sockets, settings)
     host = _Host(app)
+    if host.internals:
+        serve = _with_globals(serve, TCPServer=_TCPServer)
     grace = min(settings.disconnect_grace, 3600.0) + min(settings.close_timeout, 3600.0)
     patience = max(config.graceful_timeout, grace)
     config.graceful_timeout = drain_window + patience + 2 * LAST_WORDS

@@ -105,13 +105,9 @@ async def serve(
                 yield server
         except BaseException as error:
             errors.insert(0, error)
-        with trio.CancelScope(shield=True):
-            server.stop()
-            with trio.move_on_after(PATIENCE):
-                await server.wait_stopped()
-            server.hurry()
-            with trio.move_on_after(PATIENCE):
-                await server.wait_stopped()
+        server.stop()
+        with trio.move_on_after(PATIENCE, shield=True):
+            await server.wait_stopped()
         nursery.cancel_scope.cancel()
     if len(errors) > 1:
         raise BaseExceptionGroup("the test and its server failed", errors)
