@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import pytest
 
@@ -11,13 +12,11 @@ from tests.lanes import lane, lane_clock, lane_name
 __all__ = ["lane", "lane_clock", "lane_name"]
 
 
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing may be skipped: what a test needs, the scripts install."""
-    if (
-        os.environ.get("CI")
-        and call.excinfo is not None
-        and call.excinfo.errisinstance(pytest.skip.Exception)
-    ):
-        call.excinfo = pytest.ExceptionInfo.from_exception(
-            AssertionError(f"skipped in CI: {call.excinfo.value}")
-        )
+    report = yield
+    if os.environ.get("CI") and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report
