@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,13 +18,16 @@ from nexios_trio.server.loading import AppLoadError, load_app
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_HELP: Final = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_HELP)
 @click.version_option(__version__, prog_name="nexios-trio")
 def main() -> None:
     """Serve and inspect nexios_trio apps."""
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={**_HELP, "ignore_unknown_options": True})
 @click.argument("application", metavar="MODULE:APP")
 @click.argument("hypercorn_options", nargs=-1, type=click.UNPROCESSED)
 @click.option(
@@ -47,7 +50,7 @@ def run(application: str, hypercorn_options: tuple[str, ...], drain_window: floa
     sys.exit(run_server(application, list(hypercorn_options), drain_window))
 
 
-@main.command()
+@main.command(context_settings=_HELP)
 @click.argument("application", metavar="MODULE:APP")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per route.")
 def routes(application: str, as_json: bool) -> None:
