@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import signal
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event as ProcessEvent
-from typing import Any
+from typing import Any, Final
 
 import hypercorn.__main__
 import hypercorn.run
@@ -24,6 +25,10 @@ from nexios_trio.server.loading import AppLoadError, load_app
 from nexios_trio.types import ASGIApp
 
 __all__ = ["run", "worker"]
+
+_CANNOT_BIND: Final = frozenset(
+    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT}
+)
 
 
 def run(application: str, arguments: list[str], drain_window: float | None = None) -> int:
@@ -50,7 +55,14 @@ def run(application: str, arguments: list[str], drain_window: float | None = Non
         _replaced(hypercorn.trio.run, "trio_worker", worker),
         _replaced(hypercorn.run, "_join_exited", join_exited),
     ):
-        code = hypercorn.run.run(config)
+        try:
+            code = hypercorn.run.run(config)
+        except OSError as error:
+            if error.errno not in _CANNOT_BIND:
+                raise
+            return _refuse(
+                f"cannot listen on {', '.join(config.bind)}: {error.strerror}; give another --bind"
+            )
     failed = [*filter(None, codes)]
     return code or (failed[0] if failed else 0)
 
@@ -101,11 +113,13 @@ def worker(
 
     SIGTERM and the first SIGINT drain; a second SIGINT cuts it short.
     """
-    if not logging.getLogger().hasHandlers():
-        logging.basicConfig(
-            level=config.loglevel.upper(),
-            format="[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s",
-        )
+    ours = logging.getLogger("nexios_trio")
+    if not ours.hasHandlers():  # the root is left alone: hypercorn's loggers have handlers of their own
+        handler = logging.StreamHandler()
+        form = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
+        handler.setFormatter(logging.Formatter(form))
+        ours.addHandler(handler)
+        ours.setLevel(config.loglevel.upper())
     if sockets is not None:
         for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
             listener.listen(config.backlog)

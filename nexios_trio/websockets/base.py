@@ -247,7 +247,9 @@ class WebSocket(HTTPConnection):
         …, "reason": …}``, and after that it raises `WebSocketDisconnect`.
         """
         if self._told is not None:
-            raise WebSocketDisconnect(self._told["code"], self._told["reason"])
+            closure = self._transport.closure
+            by = closure.by if closure is not None else "peer"
+            raise WebSocketDisconnect(self._told["code"], self._told["reason"], by=by)
         via = self._via_receive
         message = await (self._transport.asgi_receive() if via is None else via())
         if message["type"] == "websocket.connect" and self._transport.state is not State.CONNECTING:

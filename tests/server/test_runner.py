@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -335,3 +336,24 @@ def test_the_command_can_be_run_as_a_module(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert done.stdout.startswith("nexios-trio")
+
+
+def test_a_port_that_is_taken_is_said_and_exits_with_2(tmp_path: Path) -> None:
+    write(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        with running(tmp_path, "served:app", "--bind", bind) as runner:
+            assert runner.wait() == 2
+            assert (
+                f"nexios-trio: cannot listen on {bind}: Address already in use; give another" in runner.text
+            )
+            assert "Traceback" not in runner.text
+
+
+def test_each_line_of_the_log_comes_once(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND, "-w", "0") as runner:
+        runner.url()
+        runner.process.send_signal(signal.SIGTERM)
+        assert runner.wait() == 0
+        assert runner.text.count("Running on") == 1

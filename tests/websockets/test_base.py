@@ -149,7 +149,7 @@ async def test_raw_messages_have_asgi_s_form() -> None:
         got.append(await ws.receive())
         with pytest.raises(WebSocketDisconnect) as over:
             await ws.receive()
-        assert (over.value.code, over.value.reason) == (4000, "bye")
+        assert (over.value.code, over.value.reason, over.value.by) == (4000, "bye", "peer")
         await ws.send({"type": "websocket.close", "code": 4001})
 
     async with TestClient(app) as client, client.connect("/", subprotocols=["v1"]) as ws:
@@ -165,6 +165,23 @@ async def test_raw_messages_have_asgi_s_form() -> None:
         {"type": "websocket.receive", "text": None, "bytes": b"y"},
         {"type": "websocket.disconnect", "code": 4000, "reason": "bye"},
     ]
+
+
+async def test_who_ended_it_is_known_to_the_raw_receive_too(autojump_clock: MockClock) -> None:
+    app, told = NexiosApp(), trio.Event()
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        assert (await ws.receive())["code"] == 1006
+        with pytest.raises(WebSocketDisconnect) as over:
+            await ws.receive()
+        assert over.value.by == "network"
+        told.set()
+
+    async with TestClient(app) as client, client.connect("/") as ws:
+        await ws.drop()
+        await told.wait()
 
 
 async def test_a_raw_close_ends_the_connection() -> None:
