@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, Literal
 
 from attrs import field, frozen
 
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
-__all__ = ["ConnectionSettings", "Heartbeat", "Limits"]
+__all__ = ["ConnectionSettings", "Heartbeat", "HistoryLimits", "Limits", "Overflow"]
 
 
 def _seconds(*, zero: bool) -> Callable[[Any, Any, Any], None]:
@@ -64,6 +65,67 @@ class Limits:
     """Messages received and not yet taken by the handler; at the bound, reading from the socket stops."""
     inbox_bytes: int = field(default=1 << 20, validator=_positive)
     """The same in bytes (characters for text); a single larger message is still taken."""
+    outbox_messages: int = field(default=256, validator=_positive)
+    """Messages that wait to be sent to a member of a group; beyond it the `Overflow` rule decides."""
+    outbox_bytes: int = field(default=4 << 20, validator=_positive)
+    """The same in bytes (characters for text)."""
+
+
+@frozen
+class Overflow:
+    """What happens to a message for a client whose outbox is full.
+
+    | rule | |
+    |---|---|
+    | ``Overflow.BLOCK`` | the sender waits; what direct sends do, not to be had for groups |
+    | ``Overflow.DROP_OLDEST`` | the group's oldest waiting message goes |
+    | ``Overflow.DROP_NEWEST`` | the new message goes |
+    | ``Overflow.CONFLATE(key)`` | a waiting message of the same key is replaced, full or not |
+    | ``Overflow.DISCONNECT`` | the client is closed with 1013, and may resume; the default for groups |
+    """
+
+    rule: Literal["block", "drop_oldest", "drop_newest", "conflate", "disconnect"]
+    key: Callable[[Any], Hashable] | None = None
+
+    BLOCK: ClassVar[Overflow]
+    DROP_OLDEST: ClassVar[Overflow]
+    DROP_NEWEST: ClassVar[Overflow]
+    DISCONNECT: ClassVar[Overflow]
+
+    @classmethod
+    def CONFLATE(cls, key: str | Callable[[Any], Hashable]) -> Overflow:  # noqa: N802 - reads as the others
+        """Only the last waiting value per key; ``key`` is a function of the payload or the name of a field."""
+        if isinstance(key, str):
+            name = key
+            return cls("conflate", lambda payload: payload.get(name) if isinstance(payload, dict) else None)
+        if not callable(key):
+            raise WrongTypeError(f"key is a field's name or a function of the payload, not {key!r}")
+        return cls("conflate", key)
+
+
+Overflow.BLOCK = Overflow("block")
+Overflow.DROP_OLDEST = Overflow("drop_oldest")
+Overflow.DROP_NEWEST = Overflow("drop_newest")
+Overflow.DISCONNECT = Overflow("disconnect")
+
+
+def _history_bytes() -> int:
+    text = os.environ.get("CHANNEL_BOX_HISTORY_SIZE", "")
+    return int(text) if text.isdigit() and int(text) > 0 else 1 << 20
+
+
+@frozen
+class HistoryLimits:
+    """Bounds on the history of groups; beyond them the oldest messages go."""
+
+    messages: int = field(default=100, validator=_positive)
+    """Messages kept per group."""
+    bytes: int = field(factory=_history_bytes, validator=_positive)
+    """Bytes (characters for text) kept per group; default: ``CHANNEL_BOX_HISTORY_SIZE``, or 1 MiB."""
+    age: float = field(default=600.0, validator=_seconds(zero=False))
+    """Seconds that a message is kept."""
+    groups: int = field(default=10_000, validator=_positive)
+    """Groups that have a history; the one used least recently goes."""
 
 
 @frozen

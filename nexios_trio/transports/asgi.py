@@ -17,6 +17,7 @@ from trio.lowlevel import ParkingLot, checkpoint, checkpoint_if_cancelled
 from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError
 from nexios_trio.transports.base import Closure
 from nexios_trio.transports.inbox import CHECKPOINT_BUDGET, Inbox
+from nexios_trio.transports.outbox import Entry, Outbox
 from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.types import Message, Receive, Scope, Send
 
@@ -66,6 +67,12 @@ def sends_atomically(scope: Scope) -> bool:
     )
 
 
+def frame_size(message: Message) -> int:
+    """Bytes (characters for text) of a ``websocket.send``."""
+    data = message.get("text")
+    return len(data if data is not None else message.get("bytes") or b"")
+
+
 class AsgiTransport:
     """See `nexios_trio.transports.base.Transport`."""
 
@@ -88,6 +95,7 @@ class AsgiTransport:
         "closure",
         "extensions",
         "inbox",
+        "outbox",
         "received_at",
         "state",
         "track_time",
@@ -109,6 +117,8 @@ class AsgiTransport:
         self.extensions = extensions
         self._atomic = atomic
         self.inbox = inbox
+        self.outbox: Outbox | None = None
+        """Set with the first group membership; all sends go through it from then on."""
         self.close_timeout = close_timeout
         self._on_closing = on_closing
         self.state = State.CONNECTING
@@ -176,6 +186,8 @@ class AsgiTransport:
             self.closure = closure
         self.state = TRANSITIONS[self.state, Event.END]
         self.inbox.stop(self.closure.error)
+        if self.outbox is not None:
+            self.outbox.close()
         self._on_closing()
 
     # What the handler does
@@ -229,6 +241,9 @@ class AsgiTransport:
     async def _send_message(self, message: Message) -> None:
         if self.state is not State.OPEN:
             raise self.refusal(Event.SEND)
+        if self.outbox is not None:
+            await self.outbox.put(Entry(message, frame_size(message)))
+            return
         if self._sending:
             await self._wait_turn()
         else:
@@ -262,6 +277,23 @@ class AsgiTransport:
                 self._sending = False
         if self.closure is not None and self.closure.by != "local":
             raise self.closure.error()
+
+    async def write(self) -> None:
+        """Empty the outbox until the peer is gone. In a task of its own, once there is an outbox."""
+        assert self.outbox is not None
+        while True:
+            frame = await self.outbox.take()
+            await self._take_turn()
+            try:
+                if self._peer_gone:
+                    return
+                with trio.CancelScope(shield=not self._atomic):
+                    await self._send(frame)
+            except _LOST:
+                self._gone(Closure(1006, "", "network"))
+                return
+            finally:
+                self._give_turn()
 
     async def _take_turn(self) -> None:
         """Sends go out one at a time, in the order in which they were called."""
@@ -298,6 +330,8 @@ class AsgiTransport:
     async def send_close(self) -> None:
         """Send the Close frame (before accept: HTTP 403) that is still owed, if any."""
         with trio.move_on_after(self.close_timeout):
+            if self.outbox is not None:
+                await self.outbox.wait_sent()
             await self._take_turn()
             try:
                 if not self._close_sent and not self._peer_gone:

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 import trio
 from attrs import frozen
@@ -23,10 +23,14 @@ from nexios_trio.exceptions import (
 from nexios_trio.status import check_close, cut_reason
 from nexios_trio.transports.asgi import AsgiTransport, sends_atomically
 from nexios_trio.transports.inbox import Inbox
-from nexios_trio.transports.states import State
+from nexios_trio.transports.outbox import Outbox
+from nexios_trio.transports.states import Event, State
 from nexios_trio.types import Receive, Scope, Send
 from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.heartbeat import Beat, Pulse
+
+if TYPE_CHECKING:
+    from nexios_trio.websockets.groups import Hub
 
 __all__ = ["Connection"]
 
@@ -71,6 +75,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_at_end",
         "_children",
         "_failures",
         "_handler_scope",
@@ -79,6 +84,8 @@ class Connection:
         "_server_receive",
         "_shutting_down",
         "_websocket",
+        "_writer_scope",
+        "hub",
         "id",
         "receive",
         "scope",
@@ -86,6 +93,7 @@ class Connection:
         "settings",
         "subprotocol",
         "transport",
+        "user_id",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ConnectionSettings) -> None:
@@ -111,6 +119,10 @@ class Connection:
         self._reader_scope = trio.CancelScope(shield=True)
         self._children: set[trio.CancelScope] | None = None
         self._failures: list[BaseException] = []
+        self._at_end: dict[Callable[[], None], None] | None = None
+        self._writer_scope: trio.CancelScope | None = None
+        self.hub: Hub | None = None
+        self.user_id: str | None = None
         self._shutting_down = False
 
     def __repr__(self) -> str:
@@ -160,6 +172,39 @@ class Connection:
             )
         self._nursery.start_soon(self._run_child, async_fn, args, name=name or async_fn)
 
+    def open_outbox(self) -> Outbox:
+        """The outbox of this connection, with its writer; made with the first group membership.
+
+        Raises `WebSocketDisconnect` if the connection is over, `WrongStateError` before accept.
+        """
+        transport = self.transport
+        if transport.state is not State.OPEN or self._nursery is None:
+            raise transport.refusal(Event.SEND) if transport.state is not State.OPEN else WebSocketDisconnect()
+        if transport.outbox is None:
+            limits = self.settings.limits
+            transport.outbox = Outbox(limits.outbox_messages, limits.outbox_bytes)
+            self._writer_scope = trio.CancelScope(shield=True)
+            self._nursery.start_soon(self._write, self._writer_scope, name="writer")
+        return transport.outbox
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` the moment the connection is over, whoever ended it."""
+        if self._at_end is None:
+            self._at_end = {}
+        self._at_end[callback] = None
+
+    def not_at_end(self, callback: Callable[[], None]) -> None:
+        """Take `at_end` back."""
+        if self._at_end is not None:
+            self._at_end.pop(callback, None)
+
+    def kick(self, code: int, reason: str) -> None:
+        """Close at once, without what still waits in the outbox; returns at once."""
+        if self.transport.outbox is not None:
+            self.transport.outbox.close()
+        if self._nursery is not None and self.transport.state in (State.CONNECTING, State.OPEN):
+            self._nursery.start_soon(self.transport.close, code, reason)
+
     def begin_shutdown(self) -> None:
         """The server goes down: close with 1012 (before accept: HTTP 503), give the handler its grace."""
         self._shutting_down = True
@@ -199,11 +244,18 @@ class Connection:
                     await self._say_goodbye(self._verdict(), wait=True)
                 finally:
                     self._reader_scope.cancel()
+                    if self._writer_scope is not None:
+                        self._writer_scope.cancel()
+                    self._tell_end()
                     nursery.cancel_scope.cancel()
         finally:
             self._log_failures("a task failed as the connection ended")
             self._websocket = None
             self.transport.detach()
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self.transport.write()
 
     async def _read(self) -> None:
         with self._reader_scope:
@@ -274,8 +326,14 @@ class Connection:
         """The connection is over, on our side or on both; called by the transport, once or twice."""
         if self.transport.state is State.CLOSED:
             self._cancel_children()
+        self._tell_end()
         grace = trio.current_time() + self.settings.disconnect_grace
         self._handler_scope.deadline = min(self._handler_scope.deadline, grace)
+
+    def _tell_end(self) -> None:
+        callbacks, self._at_end = self._at_end, None
+        for callback in callbacks or ():
+            callback()
 
     # The end
 
