@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
-__all__ = ["ASGIApp", "Drainable", "Message", "Receive", "Scope", "Send"]
+from attrs import frozen
+
+__all__ = ["ASGIApp", "Drainable", "Message", "Receive", "RouteSpec", "Scope", "Send"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -19,3 +21,13 @@ class Drainable(Protocol):
 
     def begin_shutdown(self) -> None:
         """Start to close with 1012; returns at once and never raises."""
+
+
+@frozen
+class RouteSpec:
+    """A path and its handler, for ``add_ws_route``: made below the floor that knows routes."""
+
+    path: str
+    handler: Callable[..., Awaitable[None]]
+    name: str | None = None
+    middleware: tuple[Any, ...] = ()

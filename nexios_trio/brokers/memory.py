@@ -6,8 +6,6 @@ import secrets
 import time
 from collections import OrderedDict, deque
 
-
-
 import trio
 from attrs import define, field
 
@@ -15,7 +13,6 @@ from nexios_trio.brokers.base import Draft, History, Member, Message, Position, 
 from nexios_trio.config import HistoryLimits
 
 __all__ = ["MemoryBroker"]
-
 
 
 @define
@@ -179,5 +176,3 @@ class MemoryBroker:
         """See `Broker.members`."""
         await trio.lowlevel.checkpoint()
         return tuple(self._present.get(group, {}).values())
-
-

@@ -3,4 +3,14 @@
 from nexios_trio.exceptions import WebSocketDisconnect, WebSocketException
 from nexios_trio.websockets.base import WebSocket, WebSocketState
 
-__all__ = ["WebSocket", "WebSocketDisconnect", "WebSocketException", "WebSocketState"]
+__all__ = [
+    "Channel",
+    "ChannelBox",
+    "Group",
+    "PayloadTypeEnum",
+    "WebSocket",
+    "WebSocketConsumer",
+    "WebSocketDisconnect",
+    "WebSocketException",
+    "WebSocketState",
+]

@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple, cast, overload
 
+from attrs import frozen
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketState
 
@@ -23,9 +24,14 @@ from nexios_trio.websockets import codec
 from nexios_trio.websockets.headers import encode_headers, encode_subprotocol
 
 if TYPE_CHECKING:
+    from nexios_trio.config import Overflow
+    from nexios_trio.websockets.groups import Group, Hub
     from nexios_trio.websockets.lifetime import Connection
 
-__all__ = ["WebSocket", "WebSocketDisconnect", "WebSocketState"]
+HUB = "nexios_trio.hub"
+"""The scope key of the groups of the app that a connection belongs to."""
+
+__all__ = ["HUB", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -37,6 +43,17 @@ _CLIENT_STATE = {
     State.CLOSED: WebSocketState.DISCONNECTED,
     State.REJECTED: WebSocketState.DISCONNECTED,
 }
+
+
+@frozen
+class OutboxStatistics:
+    """See `WebSocket.statistics`."""
+
+    waiting_messages: int = 0
+    waiting_bytes: int = 0
+    dropped_oldest: int = 0
+    dropped_newest: int = 0
+    conflated: int = 0
 
 
 class _Messages(Generic[T]):
@@ -387,6 +404,63 @@ class WebSocket(HTTPConnection):
             await self._transport.close(code, reason)
         else:
             await self._out({"type": "websocket.close", "code": code, "reason": reason})
+
+    # Groups
+
+    def join(
+        self,
+        name: str,
+        *,
+        since: str | None = None,
+        presence: Mapping[str, Any] | None = None,
+        user_id: str | None = None,
+        overflow: Overflow | None = None,
+        envelope: bool = False,
+    ) -> Group:
+        """Membership of a group: ``async with ws.join("room.42") as group``.
+
+        Entering replays what was missed since the position ``since`` (``"epoch:offset"``), then follows,
+        with no gap and no repeat; ``group.recovered`` says whether that was possible. ``presence`` (a dict of
+        metadata) lists this connection under ``user_id`` (default: that of `identify`, else the connection's
+        own id) and makes it receive ``presence.join`` and ``presence.leave`` messages. ``overflow`` is what
+        happens when this client does not read (default: `Overflow.DISCONNECT`). With ``envelope`` each JSON
+        or text message comes as ``{"group": …, "position": …, "payload": …}``, so that the client knows
+        where to resume.
+
+        Leaving is immediate: at the end of the block, or when the connection is over. Entering raises
+        `WebSocketDisconnect` or, before `accept`, `WrongStateError`.
+        """
+        return self._hub().membership(
+            self._connection,
+            name,
+            since=since,
+            presence=presence,
+            user_id=user_id,
+            overflow=overflow,
+            envelope=envelope,
+        )
+
+    def identify(self, user_id: str) -> None:
+        """Note whose connection this is, for ``app.channels.send_to_user`` and ``disconnect_user``."""
+        self._hub().identify(self._connection, user_id)
+
+    @property
+    def user_id(self) -> str | None:
+        """What `identify` noted."""
+        return self._connection.user_id
+
+    def statistics(self) -> OutboxStatistics:
+        """What waits to be sent to this client, and what was dropped on the way."""
+        outbox = self._transport.outbox
+        if outbox is None:
+            return OutboxStatistics()
+        return OutboxStatistics(
+            len(outbox), outbox.size, outbox.dropped_oldest, outbox.dropped_newest, outbox.conflated
+        )
+
+    def _hub(self) -> Hub:
+        hub: Hub = self.scope[HUB]
+        return hub
 
     # Children
 

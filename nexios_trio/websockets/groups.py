@@ -5,14 +5,13 @@ from __future__ import annotations
 import fnmatch
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterator, Collection, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from attrs import define, frozen
+from attrs import define
 
-from nexios_trio.brokers.base import Broker, Draft, History, Kind, Member, Message, Position, PresenceEvent
+from nexios_trio.brokers.base import Broker, Draft, History, Kind, Message, Position, PresenceEvent
 from nexios_trio.config import Overflow
 from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.transports.outbox import Entry, Outbox
@@ -20,6 +19,9 @@ from nexios_trio.types import Message as Frame
 from nexios_trio.websockets import codec
 from nexios_trio.websockets.lifetime import Connection
 from nexios_trio.websockets.presence import Presence, presence_message
+
+if TYPE_CHECKING:
+    from nexios_trio.websockets.channels import Channel
 
 __all__ = ["Group", "GroupStatistics", "Hub", "Subscription", "check_group_name", "draft_of"]
 
@@ -80,10 +82,6 @@ class GroupStatistics:
     """Members closed with 1013 because they did not read."""
 
 
-class _Recipient(Protocol):
-    def take(self, message: Message, frame: Frame) -> None: ...
-
-
 class _LocalGroup:
     """The members of one group on this node."""
 
@@ -100,14 +98,20 @@ class _LocalGroup:
 class Hub:
     """All groups of an app on this node; what a broker delivers to."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, connections: Iterable[Connection]) -> None:
         self.broker = broker
         broker.attach(self)
+        self.connections = connections
+        self.channels: dict[str, Channel] = {}
         self.groups: dict[str, _LocalGroup] = {}
         self.users: dict[str, dict[Connection, None]] = {}
         self.subscriptions: dict[Subscription, None] = {}
 
     # Membership
+
+    def membership(self, connection: Connection, name: str, **options: Any) -> Group:
+        """A membership that is not entered yet."""
+        return Group(self, connection, name, **options)
 
     def enter(self, group: Group) -> bool:
         """Add a member; returns whether it is the first one here."""
@@ -184,7 +188,23 @@ class Hub:
         finally:
             local.busy = False
 
-    # Users
+    # Connections, channels and users
+
+    def push(self, connection: Connection, message: Message) -> bool:
+        """Put a message into the outbox of one connection; never waits. Returns whether it took it."""
+        try:
+            outbox = connection.open_outbox()
+        except (WebSocketDisconnect, WrongStateError):
+            return False
+        if outbox.offer(Entry(_frame(message), len(message.data)), Overflow.DISCONNECT):
+            return True
+        connection.kick(1013, "too slow")
+        return False
+
+    def add_channel(self, channel: Channel, connection: Connection) -> None:
+        """Make a channel known by its id for as long as its connection lives."""
+        self.channels[channel.id] = channel
+        connection.at_end(lambda: self.channels.pop(channel.id, None))
 
     def identify(self, connection: Connection, user_id: str) -> None:
         """Note who a connection belongs to."""
@@ -261,7 +281,9 @@ class Group:
     async def join(self) -> None:
         """Become a member; first replays what was missed. A checkpoint; cancelled, one is no member."""
         if self._joined:
-            raise WrongStateError(f"this membership of {self.name!r} is entered already; call ws.join() again")
+            raise WrongStateError(
+                f"this membership of {self.name!r} is entered already; call ws.join() again"
+            )
         self._outbox = self.connection.open_outbox()
         self._joined = True
         first = self.hub.enter(self)
@@ -279,7 +301,9 @@ class Group:
             raise
 
     async def _catch_up(self) -> None:
-        history = await self.hub.broker.history(self.name, since=self.since, limit=0 if self.since is None else None)
+        history = await self.hub.broker.history(
+            self.name, since=self.since, limit=0 if self.since is None else None
+        )
         if self.since is None:
             self.position = history.position
         else:
@@ -295,8 +319,10 @@ class Group:
         # No checkpoint from here on: what came since the last look was held back.
         held, self._held = self._held or [], None
         for message, frame in held:
-            if message.offset is None or message.epoch != self.position.epoch or (
-                message.offset > self.position.offset
+            if (
+                message.offset is None
+                or message.epoch != self.position.epoch
+                or (message.offset > self.position.offset)
             ):
                 self.take(message, frame)
 
@@ -417,7 +443,6 @@ class Subscription:
     def __init__(self, pattern: str, size: int) -> None:
         self.pattern = pattern
         self.dropped = 0
-        self._match = fnmatch.translate(pattern)
         self._exact = not any(sign in pattern for sign in "*?[")
         self._waiting: deque[Message] = deque(maxlen=size)
         self._arrived = trio.Event()

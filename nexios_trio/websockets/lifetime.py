@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import Any, TypeVarTuple
 
 import trio
 from attrs import frozen
@@ -28,9 +28,6 @@ from nexios_trio.transports.states import Event, State
 from nexios_trio.types import Receive, Scope, Send
 from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.heartbeat import Beat, Pulse
-
-if TYPE_CHECKING:
-    from nexios_trio.websockets.groups import Hub
 
 __all__ = ["Connection"]
 
@@ -85,7 +82,6 @@ class Connection:
         "_shutting_down",
         "_websocket",
         "_writer_scope",
-        "hub",
         "id",
         "receive",
         "scope",
@@ -119,9 +115,8 @@ class Connection:
         self._reader_scope = trio.CancelScope(shield=True)
         self._children: set[trio.CancelScope] | None = None
         self._failures: list[BaseException] = []
-        self._at_end: dict[Callable[[], None], None] | None = None
+        self._at_end: dict[Callable[[], object], None] | None = None
         self._writer_scope: trio.CancelScope | None = None
-        self.hub: Hub | None = None
         self.user_id: str | None = None
         self._shutting_down = False
 
@@ -179,7 +174,9 @@ class Connection:
         """
         transport = self.transport
         if transport.state is not State.OPEN or self._nursery is None:
-            raise transport.refusal(Event.SEND) if transport.state is not State.OPEN else WebSocketDisconnect()
+            raise (
+                transport.refusal(Event.SEND) if transport.state is not State.OPEN else WebSocketDisconnect()
+            )
         if transport.outbox is None:
             limits = self.settings.limits
             transport.outbox = Outbox(limits.outbox_messages, limits.outbox_bytes)
@@ -187,13 +184,13 @@ class Connection:
             self._nursery.start_soon(self._write, self._writer_scope, name="writer")
         return transport.outbox
 
-    def at_end(self, callback: Callable[[], None]) -> None:
+    def at_end(self, callback: Callable[[], object]) -> None:
         """Call ``callback()`` the moment the connection is over, whoever ended it."""
         if self._at_end is None:
             self._at_end = {}
         self._at_end[callback] = None
 
-    def not_at_end(self, callback: Callable[[], None]) -> None:
+    def not_at_end(self, callback: Callable[[], object]) -> None:
         """Take `at_end` back."""
         if self._at_end is not None:
             self._at_end.pop(callback, None)

@@ -55,10 +55,14 @@ class Presence:
         self._member: Member | None = None
         if metadata is None:
             if user_id is not None:
-                raise WrongValueError("user_id= goes with presence=; write ws.join(name, presence={}, user_id=...)")
+                raise WrongValueError(
+                    "user_id= goes with presence=; write ws.join(name, presence={}, user_id=...)"
+                )
             return
         if not isinstance(metadata, Mapping):
-            raise WrongTypeError(f'presence is a dict such as {{"name": "Ada"}}, not {type(metadata).__name__}')
+            raise WrongTypeError(
+                f'presence is a dict such as {{"name": "Ada"}}, not {type(metadata).__name__}'
+            )
         codec.encode(dict(metadata))
         user = user_id or connection.user_id or connection.id
         self._member = Member(connection.id, user, dict(metadata), time.time())
