@@ -16,7 +16,8 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Router
 
-from nexios_trio.config import ConnectionSettings, Heartbeat, Limits
+from nexios_trio.brokers import Broker, MemoryBroker
+from nexios_trio.config import ConnectionSettings, Heartbeat, HistoryLimits, Limits
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.lifespan import (
@@ -34,7 +35,9 @@ from nexios_trio.routing.paths import check_path, route_path
 from nexios_trio.routing.router import ResolvedRoute, WebsocketRoutes, WSRouter
 from nexios_trio.supervision import OnCrash, Supervisor
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
-from nexios_trio.types import ASGIApp, Receive, Scope, Send
+from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
+from nexios_trio.websockets.base import HUB
+from nexios_trio.websockets.channels import ChannelBox, current_box
 from nexios_trio.websockets.lifetime import Connection
 
 __all__ = ["NexiosApp"]
@@ -59,7 +62,7 @@ class NexiosApp:
 
     def __init__(
         self,
-        routes: Iterable[WebsocketRoutes] | None = None,
+        routes: Iterable[WebsocketRoutes | RouteSpec] | None = None,
         *,
         lifespan: LifespanContext | None = None,
         middleware: Iterable[AnyMiddleware] | None = None,
@@ -71,6 +74,9 @@ class NexiosApp:
         disconnect_grace: float = 5.0,
         convertors: Mapping[str, Convertor[Any]] | None = None,
         exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
+        broker: Broker | str = "memory://",
+        history: HistoryLimits | None = None,
+        presence_grace: float = 2.0,
         debug: bool = False,
     ) -> None:
         self.debug = debug
@@ -78,6 +84,8 @@ class NexiosApp:
         self.events = EventEmitter()
         self.connections: Connections[Connection] = Connections()
         """The live connections of this app: ``len(app.connections)``."""
+        self.channels = ChannelBox(_broker(broker, history, presence_grace), self.connections)
+        """The groups of this app; `ChannelBox` on the class means this one inside the app."""
         self.settings = ConnectionSettings(
             limits or Limits(), heartbeat, accept_timeout, idle_timeout, close_timeout, disconnect_grace
         )
@@ -99,7 +107,7 @@ class NexiosApp:
     # WebSocket routes
 
     @overload
-    def add_ws_route(self, path: WebsocketRoutes) -> None: ...
+    def add_ws_route(self, path: WebsocketRoutes | RouteSpec) -> None: ...
     @overload
     def add_ws_route(
         self,
@@ -112,7 +120,7 @@ class NexiosApp:
 
     def add_ws_route(
         self,
-        path: WebsocketRoutes | str,
+        path: WebsocketRoutes | RouteSpec | str,
         handler: Handler | None = None,
         *,
         name: str | None = None,
@@ -287,9 +295,12 @@ class NexiosApp:
         """The ASGI entry point."""
         kind = scope["type"]
         if kind == "lifespan":
+            current_box.set(self.channels)
             await run_lifespan(scope, receive, send, up=self._up)
             return
         scope["app"] = self
+        scope[HUB] = self.channels.hub
+        current_box.set(self.channels)
         scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
         scope["app_root_path"] = scope.get("root_path", "")
         if self._stack is None:
@@ -404,6 +415,16 @@ def _hook(hooks: list[Hook], hook: F | None) -> F | Callable[[F], F]:
         return hook
 
     return register if hook is None else register(hook)
+
+
+def _broker(broker: Broker | str, history: HistoryLimits | None, presence_grace: float) -> Broker:
+    if not isinstance(broker, str):
+        if history is not None:
+            raise WrongValueError("history= is for the embedded broker; give the limits to your own broker")
+        return broker
+    if broker != "memory://":
+        raise WrongValueError(f'broker is "memory://" or a Broker object, not {broker!r}')
+    return MemoryBroker(history, presence_grace=presence_grace)
 
 
 @asynccontextmanager

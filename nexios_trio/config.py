@@ -94,7 +94,7 @@ class Overflow:
 
     @classmethod
     def CONFLATE(cls, key: str | Callable[[Any], Hashable]) -> Overflow:  # noqa: N802 - reads as the others
-        """Only the last waiting value per key; ``key`` is a function of the payload or the name of a field."""
+        """Only the last waiting value per key: a function of the payload, or the name of a field."""
         if isinstance(key, str):
             name = key
             return cls("conflate", lambda payload: payload.get(name) if isinstance(payload, dict) else None)

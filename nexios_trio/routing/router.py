@@ -15,7 +15,7 @@ from nexios_trio.exceptions import RoutingError, WrongTypeError
 from nexios_trio.routing.handlers import Handler, check_handler, extra_parameters, name_of
 from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
 from nexios_trio.routing.paths import CONVERTORS, PathPattern, check_convertors, check_path
-from nexios_trio.types import ASGIApp, Receive, Scope, Send
+from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
 from nexios_trio.websockets.base import WebSocket
 
 __all__ = ["ResolvedRoute", "WSRouter", "WebsocketRoutes"]
@@ -138,7 +138,7 @@ class WSRouter:
 
     def __init__(
         self,
-        routes: Iterable[WebsocketRoutes] | None = None,
+        routes: Iterable[WebsocketRoutes | RouteSpec] | None = None,
         *,
         prefix: str = "",
         middleware: Iterable[AnyMiddleware] | None = None,
@@ -158,7 +158,7 @@ class WSRouter:
     # Registration
 
     @overload
-    def add_ws_route(self, path: WebsocketRoutes) -> None: ...
+    def add_ws_route(self, path: WebsocketRoutes | RouteSpec) -> None: ...
     @overload
     def add_ws_route(
         self,
@@ -171,7 +171,7 @@ class WSRouter:
 
     def add_ws_route(
         self,
-        path: WebsocketRoutes | str,
+        path: WebsocketRoutes | RouteSpec | str,
         handler: Handler | None = None,
         *,
         name: str | None = None,
@@ -182,6 +182,8 @@ class WSRouter:
         Raises `RoutingError` or `WrongTypeError` that says what to write: for a path without a leading
         slash, an unknown convertor, a handler that is not async, a path that is taken.
         """
+        if isinstance(path, RouteSpec):
+            path = WebsocketRoutes(path.path, path.handler, name=path.name, middleware=path.middleware)
         if isinstance(path, WebsocketRoutes):
             if handler is not None or name is not None or middleware is not None:
                 raise WrongTypeError("add_ws_route() takes a WebsocketRoutes alone, or a path and a handler")

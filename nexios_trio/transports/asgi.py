@@ -287,8 +287,11 @@ class AsgiTransport:
             try:
                 if self._peer_gone:
                     return
-                with trio.CancelScope(shield=not self._atomic):
+                if self._atomic:
                     await self._send(frame)
+                else:
+                    with trio.CancelScope(shield=True):
+                        await self._send(frame)
             except _LOST:
                 self._gone(Closure(1006, "", "network"))
                 return

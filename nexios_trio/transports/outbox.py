@@ -7,20 +7,30 @@ from collections.abc import Hashable
 from typing import Any
 
 import trio
+from attrs import define
 from trio.lowlevel import Abort, Task, current_task, reschedule
 
 from nexios_trio.config import Overflow
 from nexios_trio.types import Message
 
-__all__ = ["Entry", "Outbox"]
+__all__ = ["Drops", "Entry", "Outbox"]
+
+
+@define
+class Drops:
+    """What overflow rules have done, in messages."""
+
+    dropped_oldest: int = 0
+    dropped_newest: int = 0
+    conflated: int = 0
 
 
 class Entry:
-    """One message in an outbox."""
+    """One message in an outbox. The owner is whose messages it competes with: the name of its group."""
 
     __slots__ = ("frame", "key", "owner", "size")
 
-    def __init__(self, frame: Message, size: int, owner: object = None, key: Hashable = None) -> None:
+    def __init__(self, frame: Message, size: int, owner: str = "", key: Hashable = None) -> None:
         self.frame = frame
         self.size = size
         self.owner = owner
@@ -45,9 +55,7 @@ class Outbox:
         "_waiting",
         "_writer",
         "closed",
-        "conflated",
-        "dropped_newest",
-        "dropped_oldest",
+        "drops",
     )
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
@@ -55,16 +63,14 @@ class Outbox:
         self._bytes = 0
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._keyed: dict[tuple[object, Hashable], Entry] = {}
+        self._keyed: dict[tuple[str, Hashable], Entry] = {}
         self._writer: Task | None = None
         self._room: trio.Event | None = None
         self._turn = trio.Lock()
         self._waiting = 0
         self._idle: trio.Event | None = None
         self.closed = False
-        self.dropped_oldest = 0
-        self.dropped_newest = 0
-        self.conflated = 0
+        self.drops = Drops()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -98,33 +104,42 @@ class Outbox:
         finally:
             self._waiting -= 1
 
-    def offer(self, entry: Entry, overflow: Overflow) -> bool:
-        """Add an entry without waiting; returns False if the rule is to disconnect this client."""
+    def offer(self, entry: Entry, overflow: Overflow, counters: Drops | None = None) -> bool:
+        """Add an entry without waiting; returns False if the rule is to disconnect this client.
+
+        What the rule does is counted here and in ``counters``. A conflated entry replaces the waiting one
+        of its owner and key in its place.
+        """
+        entries = self._entries
         if self.closed:
             return True
-        if overflow.rule == "conflate" and entry.key is not None:
-            waiting = self._keyed.get((entry.owner, entry.key))
-            if waiting is not None:
-                self._bytes += entry.size - waiting.size
-                waiting.frame, waiting.size = entry.frame, entry.size
-                self.conflated += 1
+        if entry.key is not None and (waiting := self._keyed.get((entry.owner, entry.key))) is not None:
+            self._bytes += entry.size - waiting.size
+            waiting.frame, waiting.size = entry.frame, entry.size
+            self._count("conflated", counters)
+            return True
+        if entries and (len(entries) >= self._max_messages or self._bytes + entry.size > self._max_bytes):
+            rule = overflow.rule
+            if rule == "drop_newest":
+                self._count("dropped_newest", counters)
                 return True
-        if not self._has_room(entry.size):
-            if overflow.rule == "drop_newest":
-                self.dropped_newest += 1
-                return True
-            if overflow.rule not in ("drop_oldest", "conflate"):
+            if rule not in ("drop_oldest", "conflate"):
                 return False
             while not self._has_room(entry.size):
-                oldest = next((waiting for waiting in self._entries if waiting.owner is entry.owner), None)
-                if oldest is None:
-                    self.dropped_newest += 1
+                oldest = next((waiting for waiting in entries if waiting.owner == entry.owner), None)
+                if oldest is None:  # all that waits is not the group's own: direct sends, other groups
+                    self._count("dropped_newest", counters)
                     return True
-                self._entries.remove(oldest)
+                entries.remove(oldest)
                 self._forget(oldest)
-                self.dropped_oldest += 1
+                self._count("dropped_oldest", counters)
         self._append(entry)
         return True
+
+    def _count(self, what: str, counters: Drops | None) -> None:
+        setattr(self.drops, what, getattr(self.drops, what) + 1)
+        if counters is not None:
+            setattr(counters, what, getattr(counters, what) + 1)
 
     def _append(self, entry: Entry) -> None:
         if self.closed:

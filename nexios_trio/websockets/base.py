@@ -455,7 +455,11 @@ class WebSocket(HTTPConnection):
         if outbox is None:
             return OutboxStatistics()
         return OutboxStatistics(
-            len(outbox), outbox.size, outbox.dropped_oldest, outbox.dropped_newest, outbox.conflated
+            len(outbox),
+            outbox.size,
+            outbox.drops.dropped_oldest,
+            outbox.drops.dropped_newest,
+            outbox.drops.conflated,
         )
 
     def _hub(self) -> Hub:

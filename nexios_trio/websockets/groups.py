@@ -14,7 +14,7 @@ from attrs import define
 from nexios_trio.brokers.base import Broker, Draft, History, Kind, Message, Position, PresenceEvent
 from nexios_trio.config import Overflow
 from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError, WrongTypeError, WrongValueError
-from nexios_trio.transports.outbox import Entry, Outbox
+from nexios_trio.transports.outbox import Drops, Entry, Outbox
 from nexios_trio.types import Message as Frame
 from nexios_trio.websockets import codec
 from nexios_trio.websockets.lifetime import Connection
@@ -37,7 +37,8 @@ def check_group_name(name: object) -> str:
         raise WrongTypeError(f'a group name is a str such as "chat.42", not {type(name).__name__}')
     if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable():
         raise WrongValueError(
-            f"a group name has 1 to {NAME_LENGTH} printable characters; this one has {len(name)}: {name[:50]!a}"
+            f"a group name has 1 to {NAME_LENGTH} printable characters; this one has {len(name)}: "
+            f"{name[:50]!a}"
         )
     return name
 
@@ -67,17 +68,14 @@ def _frame(message: Message) -> Frame:
 
 
 @define
-class GroupStatistics:
-    """What has happened in a group on this node, in messages."""
+class GroupStatistics(Drops):
+    """What has happened in a group on this server, in messages, beside what was dropped."""
 
     members: int = 0
     sent: int = 0
     """Messages sent to the group."""
     delivered: int = 0
-    """Messages put into a member's outbox."""
-    dropped_oldest: int = 0
-    dropped_newest: int = 0
-    conflated: int = 0
+    """Messages given to a member's outbox."""
     disconnected: int = 0
     """Members closed with 1013 because they did not read."""
 
@@ -178,10 +176,10 @@ class Hub:
                     message, watchers = presence_message(item), True
                 else:
                     message, watchers = item, False
-                frame = _frame(message)
+                entry = Entry(_frame(message), len(message.data), local.name)
                 for member in tuple(local.members):
                     if not watchers or member.presence.watched:
-                        member.take(message, frame)
+                        member.take(message, entry)
                     handed += 1
                     if handed % YIELD_EVERY == 0:
                         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -259,12 +257,13 @@ class Group:
         self.recovered: bool | None = None
         """True: everything since ``since`` was replayed. False: some of it is gone, and nothing of it was
         replayed. None: no ``since`` was given."""
-        self.position: Position = Position("-", 0)
-        """The newest position that this member was given: where it would resume."""
-        self._outbox: Outbox | None = None
-        self._held: list[tuple[Message, Frame]] | None = []
+        self._epoch = "-"
+        self._offset = 0
+        self._plain = self.overflow.key is None and not envelope
+        self._outbox: Outbox
+        self._statistics: GroupStatistics
+        self._held: list[tuple[Message, Entry]] | None = []
         self._joined = False
-        self._statistics: GroupStatistics | None = None
 
     def __len__(self) -> int:
         local = self.hub.groups.get(self.name)
@@ -301,39 +300,40 @@ class Group:
             raise
 
     async def _catch_up(self) -> None:
-        history = await self.hub.broker.history(
-            self.name, since=self.since, limit=0 if self.since is None else None
-        )
+        broker = self.hub.broker
         if self.since is None:
-            self.position = history.position
+            self._move_to((await broker.history(self.name, limit=0)).position)
         else:
-            self.recovered = history.complete
-            self.position = self.since if history.complete else history.position
-            while history.complete and history.messages:
-                await self._replay(history)
+            self._move_to(self.since)
+            while True:
                 self._held = []
-                history = await self.hub.broker.history(self.name, since=self.position)
-            if not history.complete:
-                self.recovered = False
-                self.position = history.position
+                history = await broker.history(self.name, since=self.position)
+                self.recovered = history.complete
+                if not history.complete or not history.messages:
+                    self._move_to(history.position)
+                    break
+                await self._replay(history)
         # No checkpoint from here on: what came since the last look was held back.
         held, self._held = self._held or [], None
-        for message, frame in held:
-            if (
-                message.offset is None
-                or message.epoch != self.position.epoch
-                or (message.offset > self.position.offset)
-            ):
-                self.take(message, frame)
+        for message, entry in held:
+            if message.offset is None or message.epoch != self._epoch or message.offset > self._offset:
+                self.take(message, entry)
 
     async def _replay(self, history: History) -> None:
-        assert self._outbox is not None
         for message in history.messages:
-            await self._outbox.put(self._entry(message, _frame(message)))
+            await self._outbox.put(self._entry(message))
             if self.connection.transport.closure is not None:
                 raise self.connection.transport.closure.error()
-            assert message.position is not None
-            self.position = message.position
+            assert message.offset is not None
+            self._epoch, self._offset = message.epoch, message.offset
+
+    def _move_to(self, position: Position) -> None:
+        self._epoch, self._offset = position.epoch, position.offset
+
+    @property
+    def position(self) -> Position:
+        """The newest position that this member was given: where it would resume."""
+        return Position(self._epoch, self._offset)
 
     def leave_nowait(self) -> None:
         """Stop being a member, at once; harmless if one is none."""
@@ -351,38 +351,31 @@ class Group:
 
     # Receiving: called by the hub
 
-    def take(self, message: Message, frame: Frame) -> None:
-        """Put a message into this member's outbox by its rule; never waits."""
+    def take(self, message: Message, entry: Entry) -> None:
+        """Put a message into this member's outbox by its rule; never waits.
+
+        ``entry`` is shared by all members, who must not change it.
+        """
         if self._held is not None:
-            self._held.append((message, frame))
-            return
-        if message.exclude and self.connection.id in message.exclude:
-            if message.position is not None:
-                self.position = message.position
-            return
-        assert self._outbox is not None
-        assert self._statistics is not None
-        outbox, statistics = self._outbox, self._statistics
-        before = (outbox.dropped_oldest, outbox.dropped_newest, outbox.conflated)
-        if not outbox.offer(self._entry(message, frame), self.overflow):
-            statistics.disconnected += 1
-            self.connection.kick(1013, "too slow")
+            self._held.append((message, entry))
             return
         if message.offset is not None:
-            self.position = Position(message.epoch, message.offset)
-        statistics.delivered += 1
-        if self.overflow is not Overflow.DISCONNECT:
-            statistics.dropped_oldest += outbox.dropped_oldest - before[0]
-            statistics.dropped_newest += outbox.dropped_newest - before[1]
-            statistics.conflated += outbox.conflated - before[2]
+            self._epoch, self._offset = message.epoch, message.offset
+        if message.exclude and self.connection.id in message.exclude:
+            return
+        statistics = self._statistics
+        if self._outbox.offer(entry if self._plain else self._entry(message), self.overflow, statistics):
+            statistics.delivered += 1
+        else:
+            statistics.disconnected += 1
+            self.connection.kick(1013, "too slow")
 
-    def _entry(self, message: Message, frame: Frame) -> Entry:
-        if self.envelope:
-            frame = _enveloped(message)
+    def _entry(self, message: Message) -> Entry:
+        frame = _enveloped(message) if self.envelope else _frame(message)
         key: Hashable = None
         if self.overflow.key is not None:
             key = self.overflow.key(message.payload)
-        return Entry(frame, len(message.data), self, key)
+        return Entry(frame, len(message.data), self.name, key)
 
     # Sending and looking
 
@@ -418,7 +411,10 @@ class Group:
 
     def statistics(self) -> GroupStatistics:
         """Counters of this group on this server, since its first member came."""
-        assert self._statistics is not None, "join first"
+        if not self._joined:
+            raise WrongStateError(
+                f"nobody has entered this membership of {self.name!r}; write `async with` it"
+            )
         return self._statistics
 
 
