@@ -1,6 +1,9 @@
 // WebSocket load, one process, one thread.
 //   wsload echo  PORT PATH CLIENTS SECONDS SIZE   each client keeps one message in flight
 //   wsload idle  PORT PATH CLIENTS                connects, prints "ready", holds until stdin closes
+//   wsload listen PORT PATH CLIENTS SECONDS STALLED  counts what the server sends by itself, after a second of
+//       warming up; a message starts with the server's CLOCK_MONOTONIC, which gives its delay. STALLED further
+//       clients connect first, to PATH&stalled=1, and read nothing until the time is over.
 // Prints one JSON object. Exit code 1: a connection failed or the server closed one.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,6 +23,7 @@ typedef struct {
     unsigned char *in;
     size_t have, cap;
     double sent;
+    int code; // of a Close frame
 } Client;
 
 static unsigned char *frame;
@@ -73,11 +77,12 @@ static void send_frame(Client *c) {
     c->sent = now();
 }
 
-static void connect_client(Client *c, int number, int port, const char *path) {
+static void connect_client(Client *c, int number, int port, const char *path, int buffer) {
     int one = 1;
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0) die("socket");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (buffer) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002 + number / 20000)};
     if (number >= 20000) bind(c->fd, (void *)&from, sizeof from);
     struct sockaddr_in to = {
@@ -107,8 +112,22 @@ static void connect_client(Client *c, int number, int port, const char *path) {
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
 }
 
-// Takes all whole frames out of the buffer; returns how many messages they were.
-static int take_frames(Client *c) {
+static int by_value(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void note_latency(double seconds) {
+    if (latencies == latency_cap) {
+        latency_cap = latency_cap ? 2 * latency_cap : 1 << 20;
+        latency = realloc(latency, latency_cap * sizeof *latency);
+    }
+    latency[latencies++] = seconds;
+}
+
+// Takes all whole frames out of the buffer; returns how many messages they were. With a time, the messages
+// start with that of their sending.
+static int take_frames(Client *c, double received) {
     int messages = 0;
     size_t o = 0;
     while (c->have - o >= 2) {
@@ -130,6 +149,9 @@ static int take_frames(Client *c) {
         }
         if (c->have - o < head + length) break;
         int opcode = c->in[o] & 15;
+        unsigned char *payload = c->in + o + head;
+        if (opcode <= 2 && received) note_latency(received - strtod((char *)payload, NULL));
+        if (opcode == 8) c->code = length < 2 ? 1005 : payload[0] << 8 | payload[1];
         o += head + length;
         if (opcode <= 2) messages++;
     }
@@ -138,29 +160,67 @@ static int take_frames(Client *c) {
     return messages;
 }
 
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
+// Reads what there is; returns how many messages came, -1 if the server has closed.
+static int receive(Client *c, int timed) {
+    if (c->cap - c->have < 4096) c->in = realloc(c->in, c->cap *= 2);
+    ssize_t r = recv(c->fd, c->in + c->have, c->cap - c->have - 1, 0);
+    if (r < 0 && errno == EAGAIN) return 0;
+    errno = 0;
+    if (r <= 0) return -1;
+    c->have += r;
+    c->in[c->have] = 0; // strtod stops here
+    return take_frames(c, timed ? now() : 0);
 }
 
-static void note_latency(double seconds) {
-    if (latencies == latency_cap) {
-        latency_cap = latency_cap ? 2 * latency_cap : 1 << 20;
-        latency = realloc(latency, latency_cap * sizeof *latency);
+static void print_latencies(void) {
+    qsort(latency, latencies, sizeof *latency, by_value);
+    printf("\"p50_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f", latency[latencies / 2] * 1e3,
+           latency[(size_t)(latencies * .99)] * 1e3, latency[latencies - 1] * 1e3);
+}
+
+static int listen_to(int poll, double seconds, Client *stalled, int stalled_count) {
+    struct epoll_event events[512];
+    long messages = 0;
+    double start = now() + 1, end = start + seconds, at;
+    while ((at = now()) < end) {
+        int n = epoll_wait(poll, events, 512, 100);
+        for (int j = 0; j < n; j++) {
+            int received = receive(events[j].data.ptr, at > start);
+            if (received < 0) die("the server closed a connection");
+            if (at > start) messages += received;
+        }
     }
-    latency[latencies++] = seconds;
+    if (!latencies) die("no message came");
+    printf("{\"messages_per_second\": %.1f, ", messages / seconds);
+    print_latencies();
+    printf(", \"stalled\": [");
+    for (int i = 0; i < stalled_count; i++) { // what became of it: read all that is left, within 5 s
+        long got = 0;
+        int r = 0;
+        for (end = now() + 5; now() < end && r >= 0 && !stalled[i].code; got += r > 0 ? r : 0)
+            if (!(r = receive(&stalled[i], 0))) usleep(100);
+        printf("%s{\"messages\": %ld, \"close_code\": %d, \"closed\": %s}", i ? ", " : "", got,
+               stalled[i].code, r < 0 || stalled[i].code ? "true" : "false");
+    }
+    printf("]}\n");
+    return 0;
 }
 
 int main(int argc, char **argv) {
     int echo = argc == 7 && !strcmp(argv[1], "echo"), idle = argc == 5 && !strcmp(argv[1], "idle");
-    if (!echo && !idle) {
-        fprintf(stderr, "usage: wsload echo PORT PATH CLIENTS SECONDS SIZE | wsload idle PORT PATH CLIENTS\n");
+    int listening = argc == 7 && !strcmp(argv[1], "listen");
+    if (!echo && !idle && !listening) {
+        fprintf(stderr, "usage: wsload echo PORT PATH CLIENTS SECONDS SIZE | wsload idle PORT PATH CLIENTS | "
+                        "wsload listen PORT PATH CLIENTS SECONDS STALLED\n");
         return 2;
     }
-    int port = atoi(argv[2]), count = atoi(argv[4]);
-    Client *clients = calloc(count, sizeof *clients);
+    int port = atoi(argv[2]), count = atoi(argv[4]), stalled = listening ? atoi(argv[6]) : 0;
+    Client *clients = calloc(count, sizeof *clients), *silent = calloc(stalled + 1, sizeof *silent);
+    char path[512];
+    snprintf(path, sizeof path, "%s&stalled=1", argv[3]);
     double start = now();
-    for (int i = 0; i < count; i++) connect_client(&clients[i], i, port, argv[3]);
+    for (int i = 0; i < stalled; i++) connect_client(&silent[i], i, port, path, 4096);
+    for (int i = 0; i < count; i++) connect_client(&clients[i], i, port, argv[3], 0);
     double connecting = now() - start;
     if (idle) {
         printf("ready\n");
@@ -170,13 +230,14 @@ int main(int argc, char **argv) {
         return 0;
     }
     double seconds = atof(argv[5]);
-    make_frame(atol(argv[6]));
+    if (echo) make_frame(atol(argv[6]));
     int poll = epoll_create1(0);
     for (int i = 0; i < count; i++) {
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = &clients[i]};
         epoll_ctl(poll, EPOLL_CTL_ADD, clients[i].fd, &event);
-        send_frame(&clients[i]);
+        if (echo) send_frame(&clients[i]);
     }
+    if (listening) return listen_to(poll, seconds, silent, stalled);
     struct epoll_event events[512];
     long messages = 0;
     start = now();
@@ -184,13 +245,9 @@ int main(int argc, char **argv) {
         int n = epoll_wait(poll, events, 512, 100);
         for (int j = 0; j < n; j++) {
             Client *c = events[j].data.ptr;
-            if (c->cap - c->have < 4096) c->in = realloc(c->in, c->cap *= 2);
-            ssize_t r = recv(c->fd, c->in + c->have, c->cap - c->have, 0);
-            if (r < 0 && errno == EAGAIN) continue;
-            errno = 0;
-            if (r <= 0) die("the server closed a connection");
-            c->have += r;
-            for (int k = take_frames(c); k > 0; k--) {
+            int received = receive(c, 0);
+            if (received < 0) die("the server closed a connection");
+            while (received-- > 0) {
                 note_latency(now() - c->sent);
                 messages++;
                 send_frame(c);
@@ -199,10 +256,9 @@ int main(int argc, char **argv) {
     }
     double elapsed = now() - start;
     if (!latencies) die("no message came back");
-    qsort(latency, latencies, sizeof *latency, by_value);
-    printf("{\"messages_per_second\": %.1f, \"p50_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f, "
-           "\"connects_per_second\": %.1f}\n",
-           messages / elapsed, latency[latencies / 2] * 1e3, latency[(size_t)(latencies * .99)] * 1e3,
-           latency[latencies - 1] * 1e3, count / connecting);
+    printf("{\"messages_per_second\": %.1f, \"connects_per_second\": %.1f, ", messages / elapsed,
+           count / connecting);
+    print_latencies();
+    printf("}\n");
     return 0;
 }

@@ -81,11 +81,11 @@ class NexiosApp:
     ) -> None:
         self.debug = debug
         self.state = State()
-        self.events = EventEmitter()
         self.connections: Connections[Connection] = Connections()
         """The live connections of this app: ``len(app.connections)``."""
         self.channels = ChannelBox(_broker(broker, history, presence_grace), self.connections)
         """The groups of this app; `ChannelBox` on the class means this one inside the app."""
+        self.events = EventEmitter(self.channels.current)
         self.settings = ConnectionSettings(
             limits or Limits(), heartbeat, accept_timeout, idle_timeout, close_timeout, disconnect_grace
         )
@@ -99,7 +99,7 @@ class NexiosApp:
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
         self._mounted: list[ASGIApp] = []
-        self._supervisor = Supervisor()
+        self._supervisor = Supervisor(self.channels.current)
         self._warned = False
         for route in routes or ():
             self.add_ws_route(route)
@@ -260,8 +260,9 @@ class NexiosApp:
         Gives what our lifespan yields, for ``request.state``.
         """
         state: dict[str, Any] = {}
-        async with self._up(state) as supervisor:
-            yield state
+        with self.channels.current():
+            async with self._up(state) as supervisor:
+                yield state
         if supervisor.failure is not None:
             raise supervisor.failure
 
@@ -271,7 +272,7 @@ class NexiosApp:
         supervisor.failure = None
         try:
             lifespan = self._lifespan or _no_lifespan
-            async with lifespan(self) as yielded:
+            async with self.channels.hub.broker.serving(), lifespan(self) as yielded:
                 if isinstance(yielded, Mapping):
                     state.update(yielded)
                 async with mounted_lifespans(self._mounted, state):
@@ -293,43 +294,45 @@ class NexiosApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
-        kind = scope["type"]
-        if kind == "lifespan":
-            current_box.set(self.channels)
-            await run_lifespan(scope, receive, send, up=self._up)
-            return
-        scope["app"] = self
-        scope[HUB] = self.channels.hub
-        current_box.set(self.channels)
-        scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
-        scope["app_root_path"] = scope.get("root_path", "")
-        if self._stack is None:
-            self._stack = self._build_stack()
-        if kind == "http":
-            await self._stack(scope, receive, send)
-            return
-        if kind != "websocket":
-            raise WrongValueError(f"NexiosApp knows websocket, http and lifespan scopes, not {kind!r}")
-        if CONNECTION in scope:  # mounted inside another app of ours
-            await self._serve_mounted(scope, receive, send, self._stack)
-            return
-        if self._supervisor.waiting:
-            self._warn_of_missing_lifespan()
-        connection = Connection(scope, receive, send, self.settings)
-        scope[CONNECTION] = connection
-        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
-        if self.connections.draining or (server is not None and server.draining):
-            connection.begin_shutdown()
-        self.connections.add(connection)
-        if server is not None:
-            server.add(connection)
+        token = current_box.set(self.channels)
         try:
-            await connection.run(self._call)
-        finally:
-            del scope[CONNECTION]
-            self.connections.discard(connection)
+            kind = scope["type"]
+            if kind == "lifespan":
+                await run_lifespan(scope, receive, send, up=self._up)
+                return
+            scope["app"] = self
+            scope[HUB] = self.channels.hub
+            scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
+            scope["app_root_path"] = scope.get("root_path", "")
+            if self._stack is None:
+                self._stack = self._build_stack()
+            if kind == "http":
+                await self._stack(scope, receive, send)
+                return
+            if kind != "websocket":
+                raise WrongValueError(f"NexiosApp knows websocket, http and lifespan scopes, not {kind!r}")
+            if CONNECTION in scope:  # mounted inside another app of ours
+                await self._serve_mounted(scope, receive, send, self._stack)
+                return
+            if self._supervisor.waiting:
+                self._warn_of_missing_lifespan()
+            connection = Connection(scope, receive, send, self.settings)
+            scope[CONNECTION] = connection
+            server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+            if self.connections.draining or (server is not None and server.draining):
+                connection.begin_shutdown()
+            self.connections.add(connection)
             if server is not None:
-                server.discard(connection)
+                server.add(connection)
+            try:
+                await connection.run(self._call)
+            finally:
+                del scope[CONNECTION]
+                self.connections.discard(connection)
+                if server is not None:
+                    server.discard(connection)
+        finally:
+            current_box.reset(token)  # the task may be that of an app around us
 
     def _call(self, connection: Connection) -> Awaitable[None]:
         """The handler's coroutine where nothing stands in front of it, else that of the whole stack."""

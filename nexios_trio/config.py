@@ -66,9 +66,20 @@ class Limits:
     inbox_bytes: int = field(default=1 << 20, validator=_positive)
     """The same in bytes (characters for text); a single larger message is still taken."""
     outbox_messages: int = field(default=256, validator=_positive)
-    """Messages that wait to be sent to a member of a group; beyond it the `Overflow` rule decides."""
+    """Messages that wait to be sent to a member of a group; at the bound, direct sends wait, and for messages
+    of groups the `Overflow` rule decides."""
     outbox_bytes: int = field(default=4 << 20, validator=_positive)
-    """The same in bytes (characters for text)."""
+    """The same in bytes (characters for text); the message that crosses the bound is still taken."""
+
+
+@frozen
+class _Field:
+    """Equal for equal names, so that a message's key is found once for all members."""
+
+    name: str
+
+    def __call__(self, payload: Any) -> Hashable:
+        return payload.get(self.name) if isinstance(payload, dict) else None
 
 
 @frozen
@@ -80,12 +91,23 @@ class Overflow:
     | ``Overflow.BLOCK`` | the sender waits; what direct sends do, not to be had for groups |
     | ``Overflow.DROP_OLDEST`` | the group's oldest waiting message goes |
     | ``Overflow.DROP_NEWEST`` | the new message goes |
-    | ``Overflow.CONFLATE(key)`` | a waiting message of the same key is replaced, full or not |
+    | ``Overflow.CONFLATE(key)`` | a waiting message of the same key is replaced; if none is, as DROP_OLDEST |
     | ``Overflow.DISCONNECT`` | the client is closed with 1013, and may resume; the default for groups |
+
+    A group's rule never takes what is not the group's own: where only direct sends and messages of other
+    groups wait, the new message goes.
     """
 
     rule: Literal["block", "drop_oldest", "drop_newest", "conflate", "disconnect"]
     key: Callable[[Any], Hashable] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        rules = ("block", "drop_oldest", "drop_newest", "conflate", "disconnect")
+        if self.rule not in rules or (self.rule == "conflate") != (self.key is not None):
+            raise WrongValueError(
+                "write Overflow.DISCONNECT, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST or "
+                f"Overflow.CONFLATE(key), not Overflow({self.rule!r}, {self.key!r})"
+            )
 
     BLOCK: ClassVar[Overflow]
     DROP_OLDEST: ClassVar[Overflow]
@@ -94,10 +116,14 @@ class Overflow:
 
     @classmethod
     def CONFLATE(cls, key: str | Callable[[Any], Hashable]) -> Overflow:  # noqa: N802 - reads as the others
-        """Only the last waiting value per key: a function of the payload, or the name of a field."""
+        """Only the last waiting value per key: a function of the payload, or the name of a field.
+
+        A message whose key is None stands alone, and so does one for which the function raises: that is
+        logged once per group and counted in ``group.statistics().key_errors``. The function must not change
+        the payload, which all members share.
+        """
         if isinstance(key, str):
-            name = key
-            return cls("conflate", lambda payload: payload.get(name) if isinstance(payload, dict) else None)
+            return cls("conflate", _Field(key))
         if not callable(key):
             raise WrongTypeError(f"key is a field's name or a function of the payload, not {key!r}")
         return cls("conflate", key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, overload
 
 import trio
@@ -25,7 +26,9 @@ class EventEmitter:
     traceback; the others go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        """``around`` is entered for each call of a listener."""
+        self._around = around
         self._listeners: dict[str, list[tuple[Callable[..., Any], bool]]] = {}
 
     @overload
@@ -89,9 +92,10 @@ class EventEmitter:
         async def call(listener: Callable[..., Any]) -> None:
             nonlocal done
             try:
-                result = listener(*args, **kwargs)
-                if inspect.isawaitable(result):
-                    await result
+                with self._around():
+                    result = listener(*args, **kwargs)
+                    if inspect.isawaitable(result):
+                        await result
             except* Exception as group:
                 error = group.exceptions[0] if len(group.exceptions) == 1 else group
                 logger.error("a listener of %r failed: %r", event, listener, exc_info=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Literal, TypeAlias
 
 import trio
@@ -24,7 +25,9 @@ LONGEST_PAUSE: Final = 60.0
 class Supervisor:
     """Runs background tasks in a nursery while it is open; before that, keeps them for later."""
 
-    def __init__(self) -> None:
+    def __init__(self, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        """``around`` is entered in each task; it does not come from whoever called `start_soon`."""
+        self._around = around
         self._nursery: trio.Nursery | None = None
         self._early: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...], OnCrash, object]] = []
         self.failure: BaseException | None = None
@@ -78,11 +81,12 @@ class Supervisor:
             started = trio.current_time()
             crash: list[BaseException] = []
             try:
-                awaitable = async_fn(*args)
-                if not inspect.isawaitable(awaitable):
-                    name = getattr(async_fn, "__name__", repr(async_fn))
-                    raise WrongTypeError(f"{name} is not async; write `async def {name}(...)`")
-                await awaitable
+                with self._around():
+                    awaitable = async_fn(*args)
+                    if not inspect.isawaitable(awaitable):
+                        name = getattr(async_fn, "__name__", repr(async_fn))
+                        raise WrongTypeError(f"{name} is not async; write `async def {name}(...)`")
+                    await awaitable
             except* Exception as group:
                 crash.append(group.exceptions[0] if len(group.exceptions) == 1 else group)
             if not crash:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta, Struct, json
+from msgspec import Meta, Struct
 
 Id = Annotated[str, Meta(min_length=1, max_length=36)]
 Name = Annotated[str, Meta(min_length=1, max_length=24)]
 Text = Annotated[str, Meta(max_length=500, pattern=r"\S")]
+Place = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}:[0-9]{1,18}\Z")]
 
 
 # From the client. Whatever does not fit never reaches the handler.
 
 
 class Join(Struct, tag="join"):
-    """The first message. ``key`` is a secret of the page: who comes back with it takes its old place."""
+    """The first message. ``key`` is a secret of the page: who comes back with it takes its old place, and
+    ``since``, the position of the last message it has, brings what it missed."""
 
     name: Name
     key: Id
+    since: Place | None = None
 
     def __post_init__(self) -> None:
         self.name = " ".join("".join(filter(str.isprintable, self.name)).split())
@@ -45,7 +48,7 @@ class Pong(Struct, tag="pong"):
 FromMember: TypeAlias = Say | Typing | Pong
 
 
-# To the client.
+# To the room, in an envelope with the position; presence.join and presence.leave come by themselves.
 
 
 class Said(Struct, tag="said"):
@@ -55,19 +58,23 @@ class Said(Struct, tag="said"):
     at: datetime
 
 
-class Welcome(Struct, tag="welcome"):
-    """The name may have got a number: no two members of a room have the same one."""
-
-    name: str
-    history: list[Said]
-
-
-class People(Struct, tag="people"):
-    names: list[str]
-
-
 class TypingBy(Struct, tag="typing"):
     name: str
+
+
+# To one page.
+
+
+class Welcome(Struct, tag="welcome"):
+    """The name may have got a number: no two members of a room have the same one. With ``recovered`` all
+    that was missed has come before this; without, ``history`` holds the last messages. ``place`` is where
+    to resume, ``people`` are the names by user."""
+
+    name: str
+    place: str
+    recovered: bool
+    history: list[Any]
+    people: dict[str, str]
 
 
 class Problem(Struct, tag="problem"):
@@ -78,10 +85,3 @@ class Problem(Struct, tag="problem"):
 
 class Ping(Struct, tag="ping"):
     pass
-
-
-ToClient: TypeAlias = Welcome | People | Said | TypingBy | Problem | Ping
-
-
-def encode(event: ToClient) -> str:
-    return json.encode(event).decode()

@@ -1,25 +1,36 @@
-"""The app: a page, its files, and one WebSocket per member."""
+"""The app: a page, its files, and one WebSocket per member. A room is a group."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import trio
 from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from examples.chat.protocol import FromMember, Join, Ping, Problem, Say, Typing, TypingBy, encode
-from examples.chat.rooms import Lobby, Pace
-from nexios_trio import Heartbeat, NexiosApp, WebSocket
-from nexios_trio.exceptions import PeerError
+from examples.chat.protocol import FromMember, Join, Ping, Problem, Said, Say, Typing, TypingBy, Welcome
+from nexios_trio import Heartbeat, Limits, NexiosApp, PeerError, WebSocket, WebSocketException
+from nexios_trio.config import HistoryLimits
+from nexios_trio.websockets.groups import Group
 
 STATIC = Path(__file__).parent / "static"
 ROOM_NAME = re.compile(r"[\w-]{1,32}")
 JOIN_WITHIN = 10.0  # seconds
+SHOWN = 50  # messages that who comes gets to see
+KEPT = 200  # messages of a room that who comes back can have missed
+MAX_ROOMS = 1000  # that are remembered
+MAX_MEMBERS = 50  # in one room
+BURST = 5.0  # messages that a member may send at once
+RATE = 5.0  # and a second, in the long run
+OUTBOX = 400  # messages that may wait for one member: room for the bursts of all the others at once
 SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -32,12 +43,17 @@ SECURITY = {
 
 
 @asynccontextmanager
-async def lifespan(_app: NexiosApp) -> AsyncIterator[dict[str, Lobby]]:
-    yield {"lobby": Lobby()}  # found again as ws.state.lobby
+async def lifespan(_app: NexiosApp) -> AsyncIterator[dict[str, trio.Lock]]:
+    yield {"door": trio.Lock()}  # found again as ws.state.door
 
 
-# A phone that has lost its network says nothing: without an answer to the ping its connection ends.
-app = NexiosApp(lifespan=lifespan, heartbeat=Heartbeat(interval=20, timeout=20, message=encode(Ping())))
+app = NexiosApp(
+    lifespan=lifespan,
+    limits=Limits(outbox_messages=OUTBOX),
+    history=HistoryLimits(messages=KEPT, age=math.inf, groups=MAX_ROOMS),
+    # A phone that has lost its network says nothing: without an answer to the ping its connection ends.
+    heartbeat=Heartbeat(interval=20, timeout=20, message=msgspec.json.encode(Ping()).decode()),
+)
 app.mount("/static", StaticFiles(directory=STATIC))
 
 
@@ -55,28 +71,54 @@ async def chat(ws: WebSocket) -> None:
     with trio.move_on_after(JOIN_WITHIN) as patience:
         join = await ws.receive_json(type=Join)  # anything else closes with 1007 and says what is wrong
     if patience.cancelled_caught:
-        await ws.close(1008, "the first message is a join")
-        return
+        raise WebSocketException(1008, "the first message is a join")
+    async with AsyncExitStack() as stack:
+        async with ws.state.door:  # one by one, so that no two take the same name
+            name, group = await find_place(ws, join)
+            await stack.enter_async_context(group)
+        await ws.send_json(await welcome(group, name))
+        await talk(ws, group, name)
 
-    lobby: Lobby = ws.state.lobby
-    room = lobby.enter(ws.path_params["room"])
-    if room is None or room.is_full_for(join):
-        await ws.close(1013, "no place left, try again later")
-        return
-    pace = Pace()
-    member = room.join(ws, join)
-    try:
-        while True:  # until receive_json raises WebSocketDisconnect
-            await pace.wait()
-            try:
-                message = await ws.receive_json(type=FromMember)
-            except PeerError as mistake:
-                member.put(encode(Problem(mistake.public_reason)))
-                continue
-            match message:
-                case Say():
-                    room.say(member, message)
-                case Typing():
-                    room.broadcast(TypingBy(member.name))
-    finally:
-        room.leave(member)
+
+async def find_place(ws: WebSocket, join: Join) -> tuple[str, Group]:
+    room = f"chat.{ws.path_params['room']}"
+    user = hashlib.sha256(f"{room} {join.key}".encode()).hexdigest()[:16]  # others see this, not the key
+    await app.channels.disconnect_user(user, 4001, "replaced by a newer connection")
+    ws.identify(user)
+    others = [other for other in await ws.join(room).presence.list() if other.user != user]
+    if len(others) >= MAX_MEMBERS:
+        raise WebSocketException(1013, "no place left, try again later")
+    name = free_name(join.name, {other.metadata["name"].casefold() for other in others})
+    return name, ws.join(room, since=join.since, presence={"name": name}, envelope=True)
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    free, number = name, 1
+    while free.casefold() in taken:
+        number += 1
+        free = f"{name[:21]} {number}"
+    return free
+
+
+async def welcome(group: Group, name: str) -> Welcome:
+    people = {user.user: user.metadata["name"] for user in await group.presence.list()}
+    history = [] if group.recovered else [message.payload for message in await group.history(SHOWN)]
+    return Welcome(name, str(group.position), bool(group.recovered), history, people)
+
+
+async def talk(ws: WebSocket, group: Group, name: str) -> None:
+    next_turn = 0.0
+    while True:  # until receive_json raises WebSocketDisconnect
+        # Who sends too much waits: the messages stay in the sender's own socket.
+        next_turn = max(next_turn, trio.current_time() - BURST / RATE) + 1 / RATE
+        await trio.sleep_until(next_turn)
+        try:
+            message = await ws.receive_json(type=FromMember)
+        except PeerError as mistake:
+            await ws.send_json(Problem(mistake.public_reason))
+            continue
+        match message:
+            case Say():
+                await group.send(Said(message.id, name, message.text, datetime.now(UTC)))
+            case Typing():
+                await group.send(TypingBy(name), exclude_self=True, save_history=False)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
@@ -29,7 +30,7 @@ __all__ = [
 
 Kind: TypeAlias = Literal["json", "text", "bytes"]
 
-_POSITION: Final = re.compile(r"([0-9A-Za-z_-]{1,64}):(\d{1,18})")
+_POSITION: Final = re.compile(r"([0-9A-Za-z_-]{1,64}):([0-9]{1,18})(?::([0-9A-Za-z_-]{1,64}))?")
 
 
 @frozen
@@ -37,24 +38,29 @@ class Position:
     """A place in the history of a group: everything up to ``offset`` of this ``epoch``.
 
     The epoch is random, and new whenever the group's numbering starts afresh; offsets of different epochs
-    cannot be compared. As text, ``epoch:offset``, it is what a client sends to resume.
+    cannot be compared. As text it is what a client sends to resume: ``epoch:offset``, and behind a further
+    colon the ``nonce`` if the engine gives one. To the client it is opaque.
     """
 
     epoch: str
     offset: int
+    nonce: str = ""
+    """Proves that the engine still means the same message by this number; engines that can lose their last
+    writes (a replica that took over) set it, compare it, and answer ``complete=False`` if it differs."""
 
     def __str__(self) -> str:
-        return f"{self.epoch}:{self.offset}"
+        text = f"{self.epoch}:{self.offset}"
+        return f"{text}:{self.nonce}" if self.nonce else text
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read ``epoch:offset``. Raises `WrongValueError` or `WrongTypeError`."""
+        """Read what ``str(position)`` wrote. Raises `WrongValueError` or `WrongTypeError`."""
         if not isinstance(text, str):
             raise WrongTypeError(f'a position is a str such as "k3J9:17", not {type(text).__name__}')
         match = _POSITION.fullmatch(text)
         if match is None:
             raise WrongValueError(f'a position is "epoch:offset", such as "k3J9:17", not {text[:100]!r}')
-        return cls(match[1], int(match[2]))
+        return cls(match[1], int(match[2]), match[3] or "")
 
 
 @frozen
@@ -69,6 +75,8 @@ class Draft:
     exclude: frozenset[str] = frozenset()
     """Ids of connections that do not get it live; resuming, they do."""
     id: str = ""
+    """Random, made by the sender: a publish that is tried again has the same one, so that an engine behind a
+    network can number it once. Empty: the engine makes one."""
 
 
 @frozen(slots=True, eq=False)
@@ -77,6 +85,7 @@ class Message:
 
     group: str
     epoch: str
+    """Empty if it is not kept."""
     offset: int | None
     """Its number in the group's history, from 1; None: not kept."""
     kind: Kind
@@ -87,6 +96,8 @@ class Message:
     id: str
     """Random, unique per message."""
     exclude: frozenset[str] = frozenset()
+    nonce: str = ""
+    """See `Position`."""
 
     @property
     def payload(self) -> Any:
@@ -96,7 +107,7 @@ class Message:
     @property
     def position(self) -> Position | None:
         """Where to resume after this message; None if it was not kept."""
-        return None if self.offset is None else Position(self.epoch, self.offset)
+        return None if self.offset is None else Position(self.epoch, self.offset, self.nonce)
 
 
 @frozen
@@ -107,12 +118,12 @@ class History:
     position: Position
     """The newest position of the group when this was read."""
     complete: bool = True
-    """False: something between the position asked for and the first message is gone."""
+    """False: something after the position asked for is no longer kept. A ``limit`` does not make it so."""
 
 
 @frozen
 class Member:
-    """One connection's presence in a group."""
+    """One membership that is listed in a group."""
 
     connection: str
     """The id of the connection: one device of the user."""
@@ -121,6 +132,8 @@ class Member:
     metadata: Mapping[str, Any] = field(factory=dict)
     joined_at: float = 0.0
     """POSIX time in seconds."""
+    id: str = field(default=Factory(lambda self: self.connection, takes_self=True))
+    """Unique per membership: a connection may be in a group twice."""
 
 
 @frozen
@@ -133,11 +146,15 @@ class PresenceEvent:
 
 
 class Receiver(Protocol):
-    """The node: whom a broker hands messages to."""
+    """The node: whom a broker hands messages to.
+
+    The methods never raise, never wait for a client and are not cut short by a cancellation; a broker may
+    await them in the middle of its own work.
+    """
 
     async def deliver(self, message: Message) -> None:
-        """Hand on a message of a group that was subscribed to, in order. Never raises, never waits for a
-        client, not cancelled half way."""
+        """Hand on a message. Called in the order of the numbers; the next call for the same group may come
+        before this one has returned."""
 
     async def deliver_presence(self, event: PresenceEvent) -> None:
         """Hand on a presence event; as `deliver`."""
@@ -147,10 +164,19 @@ class Receiver(Protocol):
 
 
 class Broker(Protocol):
-    """An engine. All methods are checkpoints; a cancelled one has done all of its work or none."""
+    """An engine, as one node (one app in one process) sees it.
+
+    The coroutines are checkpoints. A cancelled one has done all of its work or none; behind a network nobody
+    knows which, so whoever is cancelled in `enter` calls `leave`. Calls of one node take effect in the order
+    in which they were made. The other methods never block and never raise: they are called as a connection
+    ends, and an engine that cannot be reached is told later.
+    """
 
     def attach(self, receiver: Receiver) -> None:
         """Called once, before anything else."""
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        """Entered for as long as the app runs: connections and tasks of the engine live in it."""
 
     async def publish(self, group: str, draft: Draft, *, keep: bool) -> Message:
         """Number the message, keep it in the history if ``keep``, hand it to all nodes that subscribe.
@@ -159,29 +185,36 @@ class Broker(Protocol):
         node has it.
         """
 
-    async def subscribe(self, group: str) -> None:
-        """From now on messages of ``group`` reach the receiver."""
+    async def subscribe(self, group: str, *, pattern: bool = False) -> None:
+        """From the return of this on, messages and presence events of ``group`` reach the receiver, once
+        each however many subscriptions match.
 
-    async def unsubscribe(self, group: str) -> None:
-        """No more of them."""
+        With ``pattern`` it stands for all groups that `fnmatch.fnmatchcase` finds. Calling it again changes
+        nothing but waits as well. The receiver may get more than it asked for, and filters.
+        """
+
+    def unsubscribe(self, group: str, *, pattern: bool = False) -> None:
+        """Take `subscribe` back, however often it was called; harmless if it was not."""
 
     async def history(
         self, group: str, *, since: Position | None = None, limit: int | None = None
     ) -> History:
         """Kept messages, oldest first: all after ``since``, at most the last ``limit``.
 
-        ``complete`` is False if messages after ``since`` are no longer kept or its epoch is another one;
-        then all kept ones are given.
+        ``complete`` is False if messages after ``since`` are no longer kept, or if it is of another epoch or
+        not yet reached in this one; then all kept ones are given.
         """
 
     async def forget(self, group: str | None = None) -> None:
         """Throw away the history of a group, or of all; the numbering goes on."""
 
     async def enter(self, group: str, member: Member) -> None:
-        """Note a presence; ``presence.join`` follows if it is the user's first connection here."""
+        """Note a presence; ``presence.join`` follows if it is the user's first in this group and the user's
+        last one did not end within the grace."""
 
-    async def leave(self, group: str, member: Member) -> None:
-        """Take it back; ``presence.leave`` follows after the grace unless the user is back by then."""
+    def leave(self, group: str, member: Member) -> None:
+        """Take it back, by its ``id``; harmless if it is not there. ``presence.leave`` follows after the
+        grace, once, unless the user is back by then."""
 
     async def members(self, group: str) -> tuple[Member, ...]:
-        """Who is present, one entry per connection, in the order of coming."""
+        """Who is present, one entry per membership, in the order of coming."""

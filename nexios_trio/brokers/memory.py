@@ -5,20 +5,22 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from nexios_trio.brokers.base import Draft, History, Member, Message, Position, PresenceEvent, Receiver
 from nexios_trio.config import HistoryLimits
+from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
 __all__ = ["MemoryBroker"]
 
 
-@define
+@frozen
 class _Kept:
     message: Message
-    size: int
     at: float
 
 
@@ -30,25 +32,45 @@ class _Log:
     offset: int = 0
     ring: deque[_Kept] = field(factory=deque)
     size: int = 0
-    used: float = 0.0
 
 
 class MemoryBroker:
     """See `nexios_trio.brokers.base.Broker`. Rings are bounded in messages, bytes and age, and so is
     their number; a group that is forgotten for want of room starts again with a new epoch.
+
+    ``presence_grace`` is in seconds: a user who is back by then has not left.
     """
 
     def __init__(self, limits: HistoryLimits | None = None, *, presence_grace: float = 2.0) -> None:
+        if isinstance(presence_grace, bool) or not isinstance(presence_grace, int | float):
+            raise WrongTypeError(f"presence_grace is a number of seconds, not {presence_grace!r}")
+        if not presence_grace >= 0:
+            raise WrongValueError(f"presence_grace is 0 or more seconds, not {presence_grace!r}")
         self.limits = limits or HistoryLimits()
         self.presence_grace = presence_grace
         self._logs: OrderedDict[str, _Log] = OrderedDict()
+        """Those used least recently first."""
+        self._filled: OrderedDict[str, None] = OrderedDict()
+        """The groups whose rings hold something, by their newest message."""
         self._present: dict[str, dict[str, Member]] = {}
+        self._devices: dict[tuple[str, str], int] = {}
+        """How many memberships a user has in a group, if any."""
         self._leaving: dict[tuple[str, str], trio.CancelScope] = {}
         self._receiver: Receiver | None = None
 
     def attach(self, receiver: Receiver) -> None:
         """See `Broker.attach`."""
         self._receiver = receiver
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """See `Broker.serving`."""
+        try:
+            yield
+        finally:
+            for scope in self._leaving.values():
+                scope.cancel()
+            self._leaving.clear()
 
     @property
     def receiver(self) -> Receiver:
@@ -60,14 +82,15 @@ class MemoryBroker:
 
     async def publish(self, group: str, draft: Draft, *, keep: bool) -> Message:
         """See `Broker.publish`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        log = self._log(group)
-        if keep:
+        # A full checkpoint, so that the writers of the members run between the sends of a loop.
+        await trio.lowlevel.checkpoint()
+        log = self._log(group) if keep else None
+        if log is not None:
             log.offset += 1
         message = Message(
             group,
-            log.epoch,
-            log.offset if keep else None,
+            log.epoch if log is not None else "",
+            log.offset if log is not None else None,
             draft.kind,
             draft.data,
             time.time(),
@@ -75,10 +98,13 @@ class MemoryBroker:
             draft.id or secrets.token_hex(16),
             draft.exclude,
         )
-        if keep:
-            log.ring.append(_Kept(message, len(draft.data), trio.current_time()))
+        if log is not None:
+            log.ring.append(_Kept(message, trio.current_time()))
             log.size += len(draft.data)
             self._trim(log)
+            self._filled[group] = None
+            self._filled.move_to_end(group)
+            self._sweep()
         await self.receiver.deliver(message)
         return message
 
@@ -86,7 +112,8 @@ class MemoryBroker:
         log = self._logs.get(group)
         if log is None:
             while len(self._logs) >= self.limits.groups:
-                self._logs.popitem(last=False)
+                gone, _ = self._logs.popitem(last=False)
+                self._filled.pop(gone, None)
             log = self._logs[group] = _Log()
         else:
             self._logs.move_to_end(group)
@@ -95,16 +122,31 @@ class MemoryBroker:
     def _trim(self, log: _Log) -> None:
         ring, limits = log.ring, self.limits
         oldest = trio.current_time() - limits.age
-        while ring and (len(ring) > limits.messages or log.size > limits.bytes or ring[0].at < oldest):
-            log.size -= ring.popleft().size
+        while ring and (len(ring) > limits.messages or log.size > limits.bytes or ring[0].at <= oldest):
+            log.size -= len(ring.popleft().message.data)
 
-    async def subscribe(self, group: str) -> None:
+    def _sweep(self) -> None:
+        """Empty the rings of groups in which nothing was sent for so long that all of it is too old."""
+        oldest = trio.current_time() - self.limits.age
+        while self._filled:
+            group = next(iter(self._filled))
+            ring = self._logs[group].ring
+            if ring and ring[-1].at > oldest:
+                return
+            self._empty(group)
+
+    def _empty(self, group: str) -> None:
+        self._filled.pop(group, None)
+        if (log := self._logs.get(group)) is not None:
+            log.ring.clear()
+            log.size = 0
+
+    async def subscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.subscribe`; a single node gets all there is."""
         await trio.lowlevel.checkpoint()
 
-    async def unsubscribe(self, group: str) -> None:
+    def unsubscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.unsubscribe`."""
-        await trio.lowlevel.checkpoint()
 
     async def history(
         self, group: str, *, since: Position | None = None, limit: int | None = None
@@ -116,11 +158,10 @@ class MemoryBroker:
         kept = [entry.message for entry in log.ring]
         complete = True
         if since is not None:
-            first = kept[0].offset if kept else log.offset + 1
-            assert first is not None
-            complete = since.epoch == log.epoch and first - 1 <= since.offset <= log.offset
+            before = log.offset - len(kept)
+            complete = since.epoch == log.epoch and before <= since.offset <= log.offset
             if complete:
-                kept = [message for message in kept if (message.offset or 0) > since.offset]
+                kept = kept[since.offset - before :]
         if limit is not None:
             kept = kept[-limit:] if limit > 0 else []
         return History(tuple(kept), Position(log.epoch, log.offset), complete)
@@ -129,9 +170,7 @@ class MemoryBroker:
         """See `Broker.forget`."""
         await trio.lowlevel.checkpoint()
         for name in list(self._logs) if group is None else [group]:
-            if (log := self._logs.get(name)) is not None:
-                log.ring.clear()
-                log.size = 0
+            self._empty(name)
 
     # Presence
 
@@ -139,30 +178,29 @@ class MemoryBroker:
         """See `Broker.enter`."""
         await trio.lowlevel.checkpoint()
         here = self._present.setdefault(group, {})
-        known = any(other.user == member.user for other in here.values())
-        here[member.connection] = member
-        flapped = self._leaving.pop((group, member.user), None)
-        if flapped is not None:
-            flapped.cancel()
-        elif not known:
+        if member.id in here:
+            return
+        here[member.id] = member
+        user = (group, member.user)
+        devices = self._devices[user] = self._devices.get(user, 0) + 1
+        back = self._leaving.pop(user, None)
+        if back is not None:
+            back.cancel()
+        elif devices == 1:
             await self.receiver.deliver_presence(PresenceEvent("presence.join", group, member))
 
-    async def leave(self, group: str, member: Member) -> None:
+    def leave(self, group: str, member: Member) -> None:
         """See `Broker.leave`."""
-        self.leave_nowait(group, member)
-        await trio.lowlevel.checkpoint()
-
-    def leave_nowait(self, group: str, member: Member) -> None:
-        """As `leave`, at once: nothing here waits."""
         here = self._present.get(group, {})
-        if here.pop(member.connection, None) is None:
+        if here.pop(member.id, None) is None:
             return
         if not here:
             del self._present[group]
-        if not any(other.user == member.user for other in here.values()):
-            scope = self._leaving[group, member.user] = trio.CancelScope(
-                deadline=trio.current_time() + self.presence_grace
-            )
+        user = (group, member.user)
+        self._devices[user] -= 1
+        if not self._devices[user]:
+            del self._devices[user]
+            scope = self._leaving[user] = trio.CancelScope(deadline=trio.current_time() + self.presence_grace)
             trio.lowlevel.spawn_system_task(self._tell_later, group, member, scope)
 
     async def _tell_later(self, group: str, member: Member, scope: trio.CancelScope) -> None:

@@ -18,7 +18,7 @@ from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError
 from nexios_trio.transports.base import Closure
 from nexios_trio.transports.inbox import CHECKPOINT_BUDGET, Inbox
 from nexios_trio.transports.outbox import Entry, Outbox
-from nexios_trio.transports.states import TRANSITIONS, Event, State
+from nexios_trio.transports.states import CURES, REJECTED_CURE, TRANSITIONS, Event, State
 from nexios_trio.types import Message, Receive, Scope, Send
 
 __all__ = ["AsgiTransport", "ClientGone", "sends_atomically"]
@@ -27,21 +27,6 @@ logger = logging.getLogger("nexios_trio.connection")
 
 _LOST: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 # hypercorn's close path can raise BusyResourceError out of send(): it calls send_eof() outside its lock.
-
-_CURES: Final = {
-    (
-        State.CONNECTING,
-        Event.SEND,
-    ): "cannot send before the handshake is done; call `await ws.accept()` first",
-    (State.CONNECTING, Event.RECEIVE): (
-        "cannot receive before the handshake is done; call `await ws.accept()` first"
-    ),
-    (State.OPEN, Event.ACCEPT): "this connection is accepted already; call accept() once",
-    (State.OPEN, Event.REJECT): (
-        "this connection is accepted already; end it with `await ws.close(code, reason)` instead of reject()"
-    ),
-}
-_REJECTED: Final = "this connection was rejected with an HTTP answer; nothing more can be done with it"
 
 
 class ClientGone(WebSocketDisconnect, OSError):
@@ -187,7 +172,7 @@ class AsgiTransport:
         self.state = TRANSITIONS[self.state, Event.END]
         self.inbox.stop(self.closure.error)
         if self.outbox is not None:
-            self.outbox.close()
+            self.outbox.throw_away()
         self._on_closing()
 
     # What the handler does
@@ -196,7 +181,7 @@ class AsgiTransport:
         """The error for an event that the table does not allow in the present state."""
         if self.closure is not None:
             return self.closure.error()
-        return WrongStateError(_CURES.get((self.state, event), _REJECTED))
+        return WrongStateError(CURES.get((self.state, event), REJECTED_CURE))
 
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         await self._answer(
@@ -242,25 +227,24 @@ class AsgiTransport:
         if self.state is not State.OPEN:
             raise self.refusal(Event.SEND)
         if self.outbox is not None:
-            await self.outbox.put(Entry(message, frame_size(message)))
+            if not await self.outbox.put(Entry(message, frame_size(message))):
+                raise self.refusal(Event.SEND)
             return
         if self._sending:
             await self._wait_turn()
+            pause = False
         else:
+            self._sending = True
             self._streak += 1
-            if self._streak < CHECKPOINT_BUDGET:
-                await checkpoint_if_cancelled()
-            else:
+            pause = self._streak >= CHECKPOINT_BUDGET
+        try:
+            if pause:
                 # A server whose client is gone may take messages without ever blocking: let it tell us.
                 self._streak = 0
                 await checkpoint()
-                if self.closure is not None:
-                    raise self.closure.error()
-                if self._sending:
-                    await self._wait_turn()
-            self._sending = True
-        try:
-            if self.closure is not None:  # while we waited for our turn
+            else:
+                await checkpoint_if_cancelled()
+            if self.closure is not None:  # while we waited
                 raise self.closure.error()
             if self._atomic:
                 await self._send(message)
@@ -320,21 +304,32 @@ class AsgiTransport:
     # The end
 
     async def close(self, code: int, reason: str) -> None:
-        if self.state is State.OPEN or self.state is State.CONNECTING:
-            self._wire_close = (code, reason)
-            self.closure = Closure(code, reason, "local")
-            self.state = TRANSITIONS[self.state, Event.CLOSE]
-            self.inbox.stop(self.closure.error)
-            self._on_closing()
+        if self.begin_close(code, reason):
             await self.send_close()
         else:
             await checkpoint()
 
+    def begin_close(self, code: int, reason: str) -> bool:
+        """End the connection on our side; `send_close` is then owed. False if it was over already."""
+        if self.state is not State.OPEN and self.state is not State.CONNECTING:
+            return False
+        self._wire_close = (code, reason)
+        self.closure = Closure(code, reason, "local")
+        self.state = TRANSITIONS[self.state, Event.CLOSE]
+        self.inbox.stop(self.closure.error)
+        if self.outbox is not None:
+            self.outbox.close()
+        self._on_closing()
+        return True
+
     async def send_close(self) -> None:
-        """Send the Close frame (before accept: HTTP 403) that is still owed, if any."""
-        with trio.move_on_after(self.close_timeout):
-            if self.outbox is not None:
+        """Send the Close frame (before accept: HTTP 403) that is still owed, if any; before it what waits
+        in the outbox, as far as that goes out within ``close_timeout``."""
+        if self.outbox is not None:
+            with trio.move_on_after(self.close_timeout):
                 await self.outbox.wait_sent()
+            self.outbox.throw_away()
+        with trio.move_on_after(self.close_timeout):
             await self._take_turn()
             try:
                 if not self._close_sent and not self._peer_gone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-__all__ = ["TRANSITIONS", "Event", "State"]
+__all__ = ["CURES", "REJECTED_CURE", "TRANSITIONS", "Event", "State"]
 
 
 class State(Enum):
@@ -56,3 +56,20 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
 }
 """Every legal pair. A pair that is missing is an error: `WebSocketDisconnect` once the connection is
 over, `WrongStateError` otherwise."""
+
+CURES: Final = {
+    (
+        State.CONNECTING,
+        Event.SEND,
+    ): "cannot send before the handshake is done; call `await ws.accept()` first",
+    (State.CONNECTING, Event.RECEIVE): (
+        "cannot receive before the handshake is done; call `await ws.accept()` first"
+    ),
+    (State.OPEN, Event.ACCEPT): "this connection is accepted already; call accept() once",
+    (State.OPEN, Event.REJECT): (
+        "this connection is accepted already; end it with `await ws.close(code, reason)` instead of reject()"
+    ),
+}
+"""What to do instead, for illegal pairs on a connection that is not over."""
+
+REJECTED_CURE: Final = "this connection was rejected with an HTTP answer; nothing more can be done with it"

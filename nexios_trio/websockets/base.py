@@ -25,7 +25,8 @@ from nexios_trio.websockets.headers import encode_headers, encode_subprotocol
 
 if TYPE_CHECKING:
     from nexios_trio.config import Overflow
-    from nexios_trio.websockets.groups import Group, Hub
+    from nexios_trio.websockets.groups import Group
+    from nexios_trio.websockets.hub import Hub
     from nexios_trio.websockets.lifetime import Connection
 
 HUB = "nexios_trio.hub"
@@ -428,7 +429,8 @@ class WebSocket(HTTPConnection):
         where to resume.
 
         Leaving is immediate: at the end of the block, or when the connection is over. Entering raises
-        `WebSocketDisconnect` or, before `accept`, `WrongStateError`.
+        `WebSocketDisconnect`, or `WrongStateError` before `accept` and if this connection is in the group
+        already. Messages of groups bypass middleware that wraps ``send``.
         """
         return self._hub().membership(
             self._connection,

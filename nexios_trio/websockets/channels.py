@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from enum import Enum
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import trio
-from attrs import frozen
 
 from nexios_trio.brokers.base import Broker, Kind, Message
 from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.status import check_close
 from nexios_trio.websockets.base import WebSocket
-from nexios_trio.websockets.groups import Group, Hub, Subscription, check_group_name, draft_of
+from nexios_trio.websockets.groups import Group
+from nexios_trio.websockets.hub import Hub, Subscription
 from nexios_trio.websockets.lifetime import Connection
+from nexios_trio.websockets.payloads import check_group_name, draft_of, in_form
+from nexios_trio.websockets.utils import (
+    ChannelAddStatusEnum,
+    ChannelMessageDC,
+    ChannelRemoveStatusEnum,
+    GroupSendStatusEnum,
+    PayloadTypeEnum,
+)
 
 __all__ = [
     "Channel",
@@ -37,62 +44,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 current_box: contextvars.ContextVar[ChannelBox] = contextvars.ContextVar("nexios_trio.current_box")
-"""The box of the app that this task runs in; set by the app for its lifespan and each connection."""
-
-
-class ChannelAddStatusEnum(Enum):
-    """What `ChannelBox.add_channel_to_group` did."""
-
-    CHANNEL_ADDED = "CHANNEL_ADDED"
-    CHANNEL_EXIST = "CHANNEL_EXIST"
-
-
-class ChannelRemoveStatusEnum(Enum):
-    """What `ChannelBox.remove_channel_from_group` did."""
-
-    CHANNEL_REMOVED = "CHANNEL_REMOVED"
-    CHANNEL_DOES_NOT_EXIST = "CHANNEL_DOES_NOT_EXIST"
-    GROUP_REMOVED = "GROUP_REMOVED"
-    GROUP_DOES_NOT_EXIST = "GROUP_DOES_NOT_EXIST"
-
-
-class GroupSendStatusEnum(Enum):
-    """What `ChannelBox.group_send` and `ChannelBox.send_to` did."""
-
-    GROUP_SEND = "GROUP_SEND"
-    NO_SUCH_GROUP = "NO_SUCH_GROUP"
-
-
-class PayloadTypeEnum(Enum):
-    """How a channel sends and receives."""
-
-    JSON = "json"
-    TEXT = "text"
-    BYTES = "bytes"
-
-
-@frozen
-class ChannelMessageDC:
-    """A message of a group's history: what was sent, its own id, and when."""
-
-    payload: Any
-    uuid: uuid.UUID
-    created: datetime
-    offset: int | None = None
-    """Its number in the group's history."""
-
-    @classmethod
-    def of(cls, message: Message) -> ChannelMessageDC:
-        """The same message in Nexios' form."""
-        created = datetime.fromtimestamp(message.sent_at, UTC)
-        return cls(message.payload, uuid.UUID(message.id), created, message.offset)
+"""The box of the app that this task runs in; set by `ChannelBox.current`."""
 
 
 class Channel:
     """A connection with a kind of payload, an id, metadata and, if asked for, an expiry.
 
     ``expires`` is in seconds from now, or from the last `touch`; then the channel closes with 1001
-    ("expired"). None: never. Make it in the handler, after ``accept()``.
+    ("expired"). None: never. Make it in the handler. Raises `WrongTypeError` and `WrongValueError` for
+    arguments that it does not take, `WebSocketDisconnect` if it is to expire and the connection is over.
     """
 
     def __init__(
@@ -113,7 +73,7 @@ class Channel:
         if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
             raise WrongTypeError(f"expires is a number of seconds or None, not {expires!r}")
         if expires is not None and not expires > 0:
-            raise WrongValueError(f"expires is more than 0 seconds, not {expires!r}")
+            raise WrongValueError(f"expires is more than 0 seconds, or None for never, not {expires!r}")
         self.websocket = websocket
         self.expires = expires
         self.metadata: dict[str, Any] = dict(metadata or {})
@@ -121,11 +81,12 @@ class Channel:
         self.created = time.time()
         """POSIX time in seconds."""
         self.groups: dict[str, Group] = {}
+        self._hub = websocket._hub()
         self._deadline = trio.CancelScope()
         if expires is not None:
             self._deadline.deadline = trio.current_time() + expires
             websocket.start_soon(self._expire)
-        websocket._hub().add_channel(self, websocket._connection)
+        self._hub.add_channel(self, websocket._connection)
 
     @property
     def id(self) -> str:
@@ -146,12 +107,12 @@ class Channel:
         await self.websocket.close(1001, "expired")
 
     def touch(self) -> None:
-        """Start the time to expiry anew."""
+        """Start the time to expiry anew; `send`, its relatives and `receive` do it too."""
         if self.expires is not None:
             self._deadline.deadline = trio.current_time() + self.expires
 
     async def send(self, payload: Any) -> None:
-        """Send by the channel's payload type."""
+        """Send by the channel's payload type; raises as `WebSocket.send_text` and its relatives."""
         match self.payload_type:
             case PayloadTypeEnum.JSON:
                 await self.send_json(payload)
@@ -163,17 +124,21 @@ class Channel:
     async def send_text(self, data: str) -> None:
         """See `WebSocket.send_text`."""
         await self.websocket.send_text(data)
+        self.touch()
 
-    async def send_bytes(self, data: bytes) -> None:
+    async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """See `WebSocket.send_bytes`."""
         await self.websocket.send_bytes(data)
+        self.touch()
 
     async def send_json(self, data: Any) -> None:
         """See `WebSocket.send_json`."""
         await self.websocket.send_json(data)
+        self.touch()
 
     async def receive(self) -> Any:
-        """The next message by the channel's payload type; a message counts as a `touch`."""
+        """The next message by the channel's payload type; raises as `WebSocket.receive_text` and its
+        relatives."""
         data: Any
         match self.payload_type:
             case PayloadTypeEnum.JSON:
@@ -186,36 +151,73 @@ class Channel:
         return data
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close the connection; idempotent."""
+        """Close the connection; idempotent, see `WebSocket.close`."""
         await self.websocket.close(code, reason)
 
 
 class _OnBoxOrClass(Generic[P, R]):
-    """A method that, called on the class, means the box of the app that this task runs in."""
+    """A method that, called on the class, means the box of the app that the calling task runs in."""
 
-    def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
+    def __init__(self, function: Callable[Concatenate[Any, P], R]) -> None:
         self._function = function
         functools.update_wrapper(cast("Any", self), function)
+        self._on_class = self._make_for_class()
 
-    def __get__(self, box: ChannelBox | None, owner: type) -> Callable[P, Coroutine[Any, Any, R]]:
-        return functools.partial(self._function, box if box is not None else _running_box())
+    def _make_for_class(self) -> Callable[P, R]:
+        # The box is looked up when it is called: ChannelBox.group_send can be handed on before the app runs.
+        function = self._function
+        call: Any
+
+        if inspect.iscoroutinefunction(function):
+
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                return await function(_running_box(function.__name__), *args, **kwargs)
+        else:
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return function(cast("Any", _running_box(function.__name__)), *args, **kwargs)
+
+        functools.update_wrapper(call, function)
+        signature = inspect.signature(function)
+        call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        return cast("Callable[P, R]", call)
+
+    def __get__(self, box: ChannelBox | None, owner: type) -> Callable[P, R]:
+        if box is None:
+            return self._on_class
+        return cast("Callable[P, R]", cast("Any", self._function).__get__(box, owner))
 
 
-def _running_box() -> ChannelBox:
+def _running_box(method: str) -> ChannelBox:
     box = current_box.get(None)
     if box is None:
         raise WrongStateError(
-            "ChannelBox on the class means the box of the running app, and this task runs in none; call the "
-            "method on app.channels instead, or from a handler, a hook or a task started with app.start_soon"
+            f"ChannelBox.{method}() on the class means the box of the running app, and this task runs in "
+            f"none; write app.channels.{method}(...), or call it from a handler, a hook, a listener of "
+            "app.events or a task of app.start_soon()"
         )
     return box
 
 
 class ChannelBox:
-    """The groups of one app: ``app.channels``. Its methods work on the class too, for Nexios' sake."""
+    """The groups of one app: ``app.channels``.
+
+    Every method can be called on the class too, for Nexios' sake: that means the box of the app that the
+    task runs in, and outside of any app raises `WrongStateError`. Two apps have two boxes.
+    All ``async`` methods are checkpoints.
+    """
 
     def __init__(self, broker: Broker, connections: Iterable[Connection]) -> None:
         self.hub = Hub(broker, connections)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Inside it, `ChannelBox` on the class means this box; for the app."""
+        token = current_box.set(self)
+        try:
+            yield
+        finally:
+            current_box.reset(token)
 
     # Nexios
 
@@ -223,16 +225,27 @@ class ChannelBox:
     async def add_channel_to_group(
         self, channel: Channel, group_name: str = "default"
     ) -> ChannelAddStatusEnum:
-        """Make a channel a member of a group until it is removed or its connection ends."""
-        if group_name in channel.groups:
+        """Make a channel a member of a group until it is removed or its connection ends.
+
+        Messages of the group come in the channel's payload type. Raises `WebSocketDisconnect` if the
+        connection is over, `WrongStateError` before ``accept()``. Cancelled, it is no member.
+        """
+        check_group_name(group_name)
+        if not isinstance(channel, Channel):
+            raise WrongTypeError(f"a member is a Channel, not {type(channel).__name__}; write Channel(ws)")
+        if channel._hub is not self.hub:
+            raise WrongValueError(f"{channel!r} belongs to another app; its groups are in that app's box")
+        if group_name in channel.groups and channel.is_active:
             await trio.lowlevel.checkpoint()
             return ChannelAddStatusEnum.CHANNEL_EXIST
-        group = Group(self.hub, channel.websocket._connection, group_name)
+        form: Kind = channel.payload_type.value
+        group = Group(self.hub, channel.websocket._connection, group_name, form=form)
         channel.groups[group_name] = group
         try:
             await group.join()
         except BaseException:
-            del channel.groups[group_name]
+            if channel.groups.get(group_name) is group:
+                del channel.groups[group_name]
             raise
         return ChannelAddStatusEnum.CHANNEL_ADDED
 
@@ -240,9 +253,10 @@ class ChannelBox:
     async def remove_channel_from_group(
         self, channel: Channel, group_name: str = "default"
     ) -> ChannelRemoveStatusEnum:
-        """Undo `add_channel_to_group`; legal after the connection has ended."""
+        """Undo `add_channel_to_group`; legal after the connection has ended. Cancelled, it is done."""
+        check_group_name(group_name)
         known = group_name in self.hub.groups
-        group = channel.groups.pop(group_name, None)
+        group = channel.groups.pop(group_name, None) if channel._hub is self.hub else None
         if group is not None:
             group.leave_nowait()
         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -263,23 +277,30 @@ class ChannelBox:
         payload: Any = None,
         save_history: bool = False,
         *,
-        exclude: tuple[str, ...] = (),
+        exclude: Collection[str] = (),
     ) -> GroupSendStatusEnum:
-        """Send to all members of a group; with ``save_history`` it is kept and can be resumed from."""
-        known = group_name in self.hub.groups
-        draft = draft_of(payload, exclude=exclude)
-        await self.hub.broker.publish(check_group_name(group_name), draft, keep=save_history)
+        """Send to all members of a group; with ``save_history`` it is kept and can be resumed from.
+
+        Never waits for a member. ``exclude`` are ids of connections (``ws.id``). Cancelled, it was sent to
+        all or to none.
+        """
+        known = check_group_name(group_name) in self.hub.groups
+        await self.hub.broker.publish(group_name, draft_of(payload, exclude=exclude), keep=save_history)
         return GroupSendStatusEnum.GROUP_SEND if known else GroupSendStatusEnum.NO_SUCH_GROUP
 
     @_OnBoxOrClass
     async def send_to(self, channel_id: uuid.UUID | str, payload: Any) -> GroupSendStatusEnum:
-        """Send to one channel by its id."""
+        """Send to one channel of this server by its id, in its payload type.
+
+        Never waits for its client: one whose outbox is full is closed with 1013.
+        """
         channel = self.hub.channels.get(str(channel_id))
-        if channel is None:
-            await trio.lowlevel.checkpoint()
-            return GroupSendStatusEnum.NO_SUCH_GROUP
-        await channel.send(payload)
-        return GroupSendStatusEnum.GROUP_SEND
+        sent = False
+        message = _message(payload, None if channel is None else channel.payload_type)
+        if channel is not None:
+            sent = self.hub.push(channel.websocket._connection, message)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return GroupSendStatusEnum.GROUP_SEND if sent else GroupSendStatusEnum.NO_SUCH_GROUP
 
     @_OnBoxOrClass
     async def show_groups(self) -> dict[str, dict[Channel, None]]:
@@ -293,6 +314,14 @@ class ChannelBox:
         return shown
 
     @_OnBoxOrClass
+    async def flush_groups(self) -> None:
+        """Take every channel of this server out of every group; the connections stay open."""
+        for channel in tuple(self.hub.channels.values()):
+            for name in tuple(channel.groups):
+                channel.groups.pop(name).leave_nowait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    @_OnBoxOrClass
     async def show_history(self, group_name: str = "default") -> list[ChannelMessageDC]:
         """The kept messages of a group, oldest first."""
         history = await self.hub.broker.history(check_group_name(group_name))
@@ -301,64 +330,62 @@ class ChannelBox:
     @_OnBoxOrClass
     async def flush_history(self, group_name: str | None = None) -> None:
         """Throw away the history of a group, or of all groups."""
-        await self.hub.broker.forget(group_name)
+        await self.hub.broker.forget(None if group_name is None else check_group_name(group_name))
 
     @_OnBoxOrClass
     async def close_all_connections(self, code: int = 1000, reason: str | None = None) -> int:
-        """Close every connection of the app; returns how many."""
-        text = check_close(code, reason)
-        connections = list(self.hub.connections)
-        for connection in connections:
-            connection.kick(code, text)
-        await trio.lowlevel.checkpoint()
-        return len(connections)
+        """Close every connection of the app on this server; returns how many."""
+        return await _close(tuple(self.hub.connections), code, reason)
 
     # Ours
 
+    @_OnBoxOrClass
     async def send(self, group: str, payload: Any, *, save_history: bool = True) -> Message:
         """Send to a group from outside of any connection; see `Group.send`."""
         return await self.hub.broker.publish(check_group_name(group), draft_of(payload), keep=save_history)
 
+    @_OnBoxOrClass
     @asynccontextmanager
     async def subscribe(self, pattern: str, *, size: int = 1000) -> AsyncIterator[Subscription]:
         """Messages of all groups whose names match ``pattern`` (``*``, ``?``, ``[…]``), to iterate over.
 
         At most ``size`` wait; then the oldest goes and is counted in ``dropped``.
         """
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise WrongValueError(f"size is a number of messages, 1 or more, not {size!r}")
         subscription = Subscription(check_group_name(pattern), size)
-        self.hub.subscriptions[subscription] = None
-        await self.hub.broker.subscribe(pattern)
-        try:
+        async with self.hub.subscribed(subscription):
             yield subscription
-        finally:
-            del self.hub.subscriptions[subscription]
-            with trio.CancelScope(shield=True):
-                await self.hub.broker.unsubscribe(pattern)
 
+    @_OnBoxOrClass
     async def send_to_user(self, user_id: str, payload: Any) -> int:
         """Send to every connection of a user (see `WebSocket.identify`); returns how many got it.
 
         Never waits for a client: one whose outbox is full is closed with 1013.
         """
-        message = Message(
-            "", "", None, *_encoded(payload), sent_at=time.time(), sender=None, id=uuid.uuid4().hex
-        )
+        message = _message(payload, None)
         reached = 0
         for connection in tuple(self.hub.users.get(user_id, ())):
             reached += self.hub.push(connection, message)
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return reached
 
+    @_OnBoxOrClass
     async def disconnect_user(self, user_id: str, code: int = 1008, reason: str | None = None) -> int:
-        """Close every connection of a user; returns how many."""
-        text = check_close(code, reason)
-        connections = tuple(self.hub.users.get(user_id, ()))
-        for connection in connections:
-            connection.kick(code, text)
-        await trio.lowlevel.checkpoint()
-        return len(connections)
+        """Close every connection of a user on this server; returns how many."""
+        return await _close(tuple(self.hub.users.get(user_id, ())), code, reason)
 
 
-def _encoded(payload: Any) -> tuple[Kind, str | bytes]:
+async def _close(connections: Collection[Connection], code: int, reason: str | None) -> int:
+    text = check_close(code, reason)
+    for connection in connections:
+        connection.close_soon(code, text)
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    return len(connections)
+
+
+def _message(payload: Any, payload_type: PayloadTypeEnum | None) -> Message:
+    """A message of no group, in the form that a channel of this type sends it in."""
     draft = draft_of(payload)
-    return draft.kind, draft.data
+    data = in_form(draft.kind, draft.data, payload_type and payload_type.value)
+    return Message("", "", None, draft.kind, data, time.time(), None, draft.id)

@@ -57,6 +57,7 @@ class _Farewell:
         return cls(1008, "", error.status_code, tuple(headers), body)
 
 
+_NO_MISTAKES = (WebSocketDisconnect, WebSocketException, PeerError, trio.Cancelled)
 _RESTART = _Farewell(1012, "service restart", 503)
 
 
@@ -185,7 +186,10 @@ class Connection:
         return transport.outbox
 
     def at_end(self, callback: Callable[[], object]) -> None:
-        """Call ``callback()`` the moment the connection is over, whoever ended it."""
+        """Call ``callback()`` the moment the connection is over, whoever ended it; now, if it has ended."""
+        if self._nursery is None and self.transport.state is not State.CONNECTING:
+            callback()
+            return
         if self._at_end is None:
             self._at_end = {}
         self._at_end[callback] = None
@@ -196,11 +200,15 @@ class Connection:
             self._at_end.pop(callback, None)
 
     def kick(self, code: int, reason: str) -> None:
-        """Close at once, without what still waits in the outbox; returns at once."""
+        """As `close_soon`, without what still waits in the outbox: the client does not read it."""
         if self.transport.outbox is not None:
-            self.transport.outbox.close()
-        if self._nursery is not None and self.transport.state in (State.CONNECTING, State.OPEN):
-            self._nursery.start_soon(self.transport.close, code, reason)
+            self.transport.outbox.throw_away()
+        self.close_soon(code, reason)
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Close; the connection is over when this returns, the Close frame follows what is in the outbox."""
+        if self._nursery is not None and self.transport.begin_close(code, reason):
+            self._nursery.start_soon(self.transport.send_close)
 
     def begin_shutdown(self) -> None:
         """The server goes down: close with 1012 (before accept: HTTP 503), give the handler its grace."""
@@ -252,7 +260,13 @@ class Connection:
 
     async def _write(self, scope: trio.CancelScope) -> None:
         with scope:
-            await self.transport.write()
+            try:
+                await self.transport.write()
+            except Exception as error:  # the server would not take a message
+                self._failures.append(error)
+                self._handler_scope.cancel()
+                if self.transport.outbox is not None:
+                    self.transport.outbox.throw_away()
 
     async def _read(self) -> None:
         with self._reader_scope:
@@ -334,6 +348,24 @@ class Connection:
 
     # The end
 
+    def close_code(self, error: BaseException | None) -> int:
+        """What the connection was closed with, or will be if its handler ends with ``error``; 1006 if it was
+        never accepted."""
+        if self.transport.closure is not None:
+            return self.transport.closure.code
+        if self.transport.state is not State.OPEN:
+            return 1006
+        failures = [*self._failures, error] if error is not None else self._failures
+        leaves = [leaf for failure in failures for leaf in _leaves(failure)]
+        said = [leaf for leaf in leaves if isinstance(leaf, WebSocketException | PeerError)]
+        if any(not isinstance(leaf, _NO_MISTAKES) for leaf in leaves):
+            return 1011
+        cancelled = any(isinstance(leaf, trio.Cancelled) for leaf in leaves)
+        if self._shutting_down or (cancelled and not self._failures):
+            return _RESTART.code
+        first = said[0] if said else None
+        return first.code if isinstance(first, WebSocketException) else first.close_code if first else 1000
+
     def _verdict(self) -> _Farewell:
         """What the client is to be told; logs what deserves it, once."""
         connecting = self.transport.state is State.CONNECTING
@@ -391,7 +423,10 @@ class Connection:
         """Send whatever the client is still owed; then wait for its half of the closing handshake, so
         that the server does not drop TCP under a Close frame that is still on its way."""
         transport = self.transport
-        with trio.move_on_after(self.settings.close_timeout, shield=True):
+        patience = self.settings.close_timeout
+        if transport.outbox is not None and len(transport.outbox):
+            patience *= 2  # once for what waits there, once for the handshake
+        with trio.move_on_after(patience, shield=True):
             try:
                 if transport.state is State.CONNECTING:
                     await self._answer(farewell)

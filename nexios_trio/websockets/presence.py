@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-import trio
 from attrs import frozen
 
 from nexios_trio.brokers.base import Broker, Member, Message, PresenceEvent
@@ -15,6 +15,10 @@ from nexios_trio.websockets import codec
 from nexios_trio.websockets.lifetime import Connection
 
 __all__ = ["Presence", "PresentUser", "presence_message"]
+
+
+METADATA_BYTES: Final = 4096
+"""Bound of a connection's metadata, as JSON."""
 
 
 @frozen
@@ -50,9 +54,10 @@ class Presence:
         self._broker = broker
         self._group = group
         self._connection = connection
-        self.watched = metadata is not None
-        """Whether this member is listed, and is told who comes and goes."""
+        self._user_id = user_id
+        self._metadata: dict[str, Any] | None = None
         self._member: Member | None = None
+        self._left = False
         if metadata is None:
             if user_id is not None:
                 raise WrongValueError(
@@ -63,24 +68,43 @@ class Presence:
             raise WrongTypeError(
                 f'presence is a dict such as {{"name": "Ada"}}, not {type(metadata).__name__}'
             )
-        codec.encode(dict(metadata))
-        user = user_id or connection.user_id or connection.id
-        self._member = Member(connection.id, user, dict(metadata), time.time())
+        if user_id is not None and (not isinstance(user_id, str) or not user_id):
+            raise WrongTypeError(f"a user id is a str that is not empty, not {user_id!r}")
+        encoded = codec.encode(dict(metadata))
+        if len(encoded) > METADATA_BYTES:
+            raise WrongValueError(
+                f"presence is at most {METADATA_BYTES} bytes as JSON, not {len(encoded)}: every member gets "
+                "it; put an id there and the rest elsewhere"
+            )
+        self._metadata = codec.decode(encoded)
+
+    @property
+    def watched(self) -> bool:
+        """Whether this member is listed, and is told who comes and goes."""
+        return self._metadata is not None
 
     async def enter(self) -> None:
         """Called on joining."""
-        if self._member is not None:
+        if self._metadata is None or self._left:
+            return
+        connection = self._connection
+        user = self._user_id or connection.user_id or connection.id
+        self._member = Member(
+            connection.id, user, self._metadata, time.time(), f"{connection.id}.{secrets.token_hex(4)}"
+        )
+        try:
             await self._broker.enter(self._group, self._member)
+        finally:
+            # The connection may have ended on the way, or the task was cancelled and nobody knows on which
+            # side of the engine's work: leaving once more does no harm, a ghost would.
+            if self._left:
+                self._broker.leave(self._group, self._member)
 
     def leave_nowait(self) -> None:
-        """Called on leaving."""
+        """Called on leaving, and when `enter` failed."""
+        self._left = True
         if self._member is not None:
-            member, self._member = self._member, None
-            leave = getattr(self._broker, "leave_nowait", None)
-            if leave is not None:
-                leave(self._group, member)
-            else:
-                trio.lowlevel.spawn_system_task(self._broker.leave, self._group, member)
+            self._broker.leave(self._group, self._member)
 
     async def list(self) -> tuple[PresentUser, ...]:
         """Who is present on all servers, in the order of coming. A checkpoint."""
@@ -91,7 +115,12 @@ class Presence:
 
 
 def presence_message(event: PresenceEvent) -> Message:
-    """The typed message that members get."""
+    """What members get, always as JSON in a text message, in the envelope if they have asked for it.
+
+    ``{"type": "presence.join", "group": "room.1", "user": "ada", "metadata": {}, "joined_at": 1764000000.5}``
+    with a ``type`` of ``presence.join`` or ``presence.leave``. ``metadata`` and ``joined_at`` (POSIX time in
+    seconds) are those of the connection with which the user came, or of the last one that has left.
+    """
     member = event.member
     data = codec.encode(
         {

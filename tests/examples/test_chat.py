@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -12,37 +13,52 @@ import trio.testing
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from examples.chat import app, rooms
+from examples.chat import app, server
 from examples.chat.protocol import Join
-from examples.chat.rooms import BURST, HISTORY, OUTBOX, RATE, Lobby
+from examples.chat.server import BURST, KEPT, OUTBOX, RATE, SHOWN
 from nexios_trio import testing
+
+NUMBERS: Final = itertools.count()
 
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(app, backend="trio") as client:  # a lifespan of its own, so empty rooms
+    with TestClient(app, backend="trio") as client:
         yield client
 
 
-def path(room: str = "lobby") -> str:
+@pytest.fixture
+def room() -> str:
+    """The app outlives the test, so each test has a room of its own."""
+    return f"room-{next(NUMBERS)}"
+
+
+@pytest.fixture
+def path(room: str) -> str:
     return f"/rooms/{room}/ws"
 
 
-def join(ws: WebSocketTestSession, name: str, key: str | None = None) -> dict[str, Any]:
-    ws.send_json({"type": "join", "name": name, "key": key or name})
-    welcome: dict[str, Any] = ws.receive_json()
-    assert welcome["type"] == "welcome"
-    return welcome
+def join(
+    ws: WebSocketTestSession, name: str, key: str | None = None, since: str | None = None
+) -> dict[str, Any]:
+    ws.send_json({"type": "join", "name": name, "key": key or name, "since": since})
+    return until(ws, "welcome")
 
 
 def say(ws: WebSocketTestSession, text: str, id: str = "1") -> None:
     ws.send_json({"type": "say", "id": id, "text": text})
 
 
+def opened(event: dict[str, Any]) -> dict[str, Any]:
+    """Without the envelope that messages of the room have; the position stays."""
+    payload = event.get("payload")
+    return event if payload is None else {**payload, "position": event["position"]}
+
+
 def until(ws: WebSocketTestSession, type: str, **fields: Any) -> dict[str, Any]:
     """The next event of this type with these fields; others are passed over."""
     while True:
-        event: dict[str, Any] = ws.receive_json()
+        event = opened(ws.receive_json())
         if event["type"] == type and fields.items() <= event.items():
             return event
 
@@ -60,26 +76,37 @@ def test_the_page_and_its_files_are_served_under_a_strict_policy(client: TestCli
     assert "<script>" not in page.text
 
 
-def test_members_see_what_is_said_who_is_there_and_who_types(client: TestClient) -> None:
-    with client.websocket_connect(path()) as ada, client.websocket_connect(path()) as grace:
-        assert join(ada, "Ada") == {"type": "welcome", "name": "Ada", "history": []}
-        join(grace, "Grace")
-        until(ada, "people", names=["Ada", "Grace"])
-        until(grace, "people", names=["Ada", "Grace"])
+def test_members_see_what_is_said_who_is_there_and_who_types(path: str, client: TestClient) -> None:
+    with client.websocket_connect(path) as ada, client.websocket_connect(path) as grace:
+        welcome = join(ada, "Ada")
+        assert [*welcome["people"].values()] == ["Ada"]
+        assert (welcome["name"], welcome["history"], welcome["recovered"]) == ("Ada", [], False)
+        assert [*join(grace, "Grace")["people"].values()] == ["Ada", "Grace"]
+        came = until(ada, "presence.join", metadata={"name": "Grace"})
         ada.send_json({"type": "typing"})
         until(grace, "typing", name="Ada")
         say(ada, "hello", id="a1")
         said = until(grace, "said")
-        assert {**said, "at": ""} == {"type": "said", "id": "a1", "name": "Ada", "text": "hello", "at": ""}
+        assert {**said, "at": "", "position": ""} == {
+            "type": "said",
+            "id": "a1",
+            "name": "Ada",
+            "text": "hello",
+            "at": "",
+            "position": "",
+        }
         assert until(ada, "said") == said
         say(grace, "hi")
         until(ada, "said", name="Grace", text="hi")
         grace.close()
-        until(ada, "people", names=["Ada"])
+        until(ada, "presence.leave", user=came["user"])
 
 
-def test_rooms_do_not_hear_each_other(client: TestClient) -> None:
-    with client.websocket_connect(path("one")) as ada, client.websocket_connect(path("two")) as grace:
+def test_rooms_do_not_hear_each_other(room: str, client: TestClient) -> None:
+    with (
+        client.websocket_connect(f"/rooms/{room}-one/ws") as ada,
+        client.websocket_connect(f"/rooms/{room}-two/ws") as grace,
+    ):
         join(ada, "Ada")
         join(grace, "Ada")
         say(ada, "only here")
@@ -88,16 +115,69 @@ def test_rooms_do_not_hear_each_other(client: TestClient) -> None:
         assert until(grace, "said")["text"] == "first thing heard in two"
 
 
-def test_who_comes_later_gets_the_last_messages(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "RATE", 1e6)
-    with client.websocket_connect(path()) as ada:
+def test_who_comes_later_gets_the_last_messages(
+    path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RATE", 1e6)
+    with client.websocket_connect(path) as ada:
         join(ada, "Ada")
-        for number in range(HISTORY + 3):
+        for number in range(SHOWN + 3):
             say(ada, f"message {number}")
             until(ada, "said", text=f"message {number}")
-        with client.websocket_connect(path()) as grace:
+        with client.websocket_connect(path) as grace:
             history = join(grace, "Grace")["history"]
-    assert [said["text"] for said in history] == [f"message {n}" for n in range(3, HISTORY + 3)]
+    assert [said["text"] for said in history] == [f"message {n}" for n in range(3, SHOWN + 3)]
+
+
+def test_who_was_away_gets_exactly_what_was_missed(
+    path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RATE", 1e6)
+    with client.websocket_connect(path) as ada:
+        join(ada, "Ada")
+        with client.websocket_connect(path) as grace:
+            join(grace, "Grace")
+            say(ada, "heard")
+            position = until(grace, "said")["position"]
+        for number in range(SHOWN + 10):
+            say(ada, f"message {number}")
+            until(ada, "said", text=f"message {number}")
+        ada.send_json({"type": "typing"})
+        with client.websocket_connect(path) as grace:
+            grace.send_json({"type": "join", "name": "Grace", "key": "Grace", "since": position})
+            missed = []
+            while (event := opened(grace.receive_json()))["type"] != "welcome":
+                missed.append(event)
+            assert (event["recovered"], event["history"]) == (True, [])
+            assert event["place"] == missed[-1]["position"]
+            assert [said.get("text") for said in missed] == [f"message {n}" for n in range(SHOWN + 10)]
+            say(ada, "and on it goes")
+            assert until(grace, "said")["text"] == "and on it goes"
+
+
+def test_who_was_away_for_too_long_gets_the_last_messages(
+    path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RATE", 1e6)
+    with client.websocket_connect(path) as ada, client.websocket_connect(path) as grace:
+        place = join(ada, "Ada")["place"]
+        for number in range(KEPT + 1):
+            say(ada, f"message {number}")
+            until(ada, "said", text=f"message {number}")
+        welcome = join(grace, "Grace", since=place)
+    assert welcome["recovered"] is False
+    assert len(welcome["history"]) == SHOWN
+    assert welcome["history"][-1]["text"] == f"message {KEPT}"
+
+
+@pytest.mark.parametrize("since", ["", "here", "a:1\n", "a:" + "1" * 19, 7])
+def test_a_place_that_is_none_is_refused(path: str, client: TestClient, since: object) -> None:
+    with client.websocket_connect(path) as ws:
+        ws.send_json({"type": "join", "name": "Ada", "key": "a", "since": since})
+        with pytest.raises(WebSocketDisconnect) as refused:
+            ws.receive_json()
+    assert refused.value.code == 1007
+    assert "since" in refused.value.reason
 
 
 @pytest.mark.parametrize(
@@ -120,9 +200,9 @@ def test_who_comes_later_gets_the_last_messages(client: TestClient, monkeypatch:
     ],
 )
 def test_a_bad_message_is_answered_to_its_sender_and_hurts_nobody(
-    client: TestClient, bad: str | bytes, problem: str
+    path: str, client: TestClient, bad: str | bytes, problem: str
 ) -> None:
-    with client.websocket_connect(path()) as ada, client.websocket_connect(path()) as grace:
+    with client.websocket_connect(path) as ada, client.websocket_connect(path) as grace:
         join(ada, "Ada")
         join(grace, "Grace")
         if isinstance(bad, str):
@@ -131,14 +211,14 @@ def test_a_bad_message_is_answered_to_its_sender_and_hurts_nobody(
             ada.send_bytes(bad)
         assert until(ada, "problem")["text"] == problem
         say(ada, "still here")
-        while (event := grace.receive_json())["type"] != "said":
+        while (event := opened(grace.receive_json()))["type"] != "said":
             assert event["type"] != "problem"
         assert event["text"] == "still here"
 
 
 @pytest.mark.parametrize("name", ["", " ", "\u200b\u202e", "x" * 25, 7, None])
-def test_a_name_that_cannot_be_shown_is_refused(client: TestClient, name: object) -> None:
-    with client.websocket_connect(path()) as ws:
+def test_a_name_that_cannot_be_shown_is_refused(path: str, client: TestClient, name: object) -> None:
+    with client.websocket_connect(path) as ws:
         ws.send_json({"type": "join", "name": name, "key": "k"})
         with pytest.raises(WebSocketDisconnect) as refused:
             ws.receive_json()
@@ -159,33 +239,34 @@ def test_a_name_is_shown_without_what_cannot_be_seen(typed: str, shown: str) -> 
     assert Join(typed, "k").name == shown
 
 
-def test_two_members_of_a_room_never_have_the_same_name(client: TestClient) -> None:
-    with client.websocket_connect(path()) as first, client.websocket_connect(path()) as second:
+def test_two_members_of_a_room_never_have_the_same_name(path: str, client: TestClient) -> None:
+    with client.websocket_connect(path) as first, client.websocket_connect(path) as second:
         assert join(first, "Ada", key="1")["name"] == "Ada"
         assert join(second, "ADA", key="2")["name"] == "ADA 2"
 
 
-def test_who_comes_back_with_the_same_key_takes_the_old_place(client: TestClient) -> None:
-    with client.websocket_connect(path()) as before, client.websocket_connect(path()) as after:
+def test_who_comes_back_with_the_same_key_takes_the_old_place(path: str, client: TestClient) -> None:
+    with client.websocket_connect(path) as before, client.websocket_connect(path) as after:
         join(before, "Ada", key="1")
         assert join(after, "Ada", key="1")["name"] == "Ada"
         with pytest.raises(WebSocketDisconnect) as replaced:
             until(before, "never")
         assert replaced.value.code == 4001
-        until(after, "people", names=["Ada"])
         say(after, "only me")
         until(after, "said", text="only me")
 
 
 @pytest.mark.parametrize("room", ["a%20b", "x" * 33, "%00", "a.b"])
 def test_a_room_with_a_strange_name_does_not_exist(client: TestClient, room: str) -> None:
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect(path(room)):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"/rooms/{room}/ws"):
         pass
 
 
-def test_a_full_room_takes_nobody_else_in(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "MAX_MEMBERS", 1)
-    with client.websocket_connect(path()) as ada, client.websocket_connect(path()) as grace:
+def test_a_full_room_takes_nobody_else_in(
+    path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_MEMBERS", 1)
+    with client.websocket_connect(path) as ada, client.websocket_connect(path) as grace:
         join(ada, "Ada")
         grace.send_json({"type": "join", "name": "Grace", "key": "g"})
         with pytest.raises(WebSocketDisconnect) as full:
@@ -195,35 +276,12 @@ def test_a_full_room_takes_nobody_else_in(client: TestClient, monkeypatch: pytes
         until(ada, "said")
 
 
-def test_the_room_left_alone_for_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "MAX_ROOMS", 2)
-    lobby = Lobby()
-    one = lobby.enter("one")
-    two = lobby.enter("two")
-    assert lobby.enter("one") is one  # now "two" is the oldest
-    lobby.enter("three")
-    assert set(lobby.rooms) == {"one", "three"}
-    assert lobby.enter("two") is not two
-
-
-def test_no_room_with_somebody_in_it_is_forgotten(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rooms, "MAX_ROOMS", 1)
-    with client.websocket_connect(path("one")) as ada, client.websocket_connect(path("two")) as grace:
-        join(ada, "Ada")
-        grace.send_json({"type": "join", "name": "Grace", "key": "g"})
-        with pytest.raises(WebSocketDisconnect) as full:
-            grace.receive_json()
-    assert full.value.code == 1013
-
-
 # What needs a clock of its own: the framework's client, under which hours pass in no time.
 
 
 async def enter(ws: testing.TestWebSocket, name: str) -> None:
     await ws.send_json({"type": "join", "name": name, "key": name})
-    assert (await ws.receive_json())["type"] == "welcome"
+    await next_event(ws, "welcome")
 
 
 async def send_all(ws: testing.TestWebSocket, texts: list[str]) -> None:
@@ -231,35 +289,28 @@ async def send_all(ws: testing.TestWebSocket, texts: list[str]) -> None:
         await ws.send_json({"type": "say", "id": text, "text": text})
 
 
-async def next_said(ws: testing.TestWebSocket) -> str:
-    while (event := await ws.receive_json())["type"] != "said":
+async def next_event(ws: testing.TestWebSocket, *types: str) -> dict[str, Any]:
+    while (event := opened(await ws.receive_json()))["type"] not in types:
         if event["type"] == "ping":
             await ws.send_json({"type": "pong"})
-    return str(event["text"])
+    return event
 
 
 async def collect(ws: testing.TestWebSocket, texts: list[str], count: int) -> None:
     while len(texts) < count:
-        texts.append(await next_said(ws))
-
-
-async def names_in_lobby(ws: testing.TestWebSocket) -> list[str]:
-    while (event := await ws.receive_json())["type"] != "people":
-        pass
-    names: list[str] = event["names"]
-    return names
+        texts.append((await next_event(ws, "said"))["text"])
 
 
 async def test_a_member_that_does_not_read_is_closed_and_nobody_waits_for_it(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    path: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms, "RATE", 100.0)  # before the heartbeat finds out
+    monkeypatch.setattr(server, "RATE", 100.0)  # before the heartbeat finds out
     many = [f"message {number}" for number in range(OUTBOX + 20)]
     async with (
         testing.TestClient(app, window=1) as client,
-        client.connect(path()) as ada,
-        client.connect(path()) as grace,
-        client.connect(path()) as stalled,
+        client.connect(path) as ada,
+        client.connect(path) as grace,
+        client.connect(path) as stalled,
         trio.open_nursery() as nursery,
     ):
         for ws, name in ((ada, "Ada"), (grace, "Grace"), (stalled, "Stalled")):
@@ -270,19 +321,20 @@ async def test_a_member_that_does_not_read_is_closed_and_nobody_waits_for_it(
         heard: list[str] = []
         await collect(grace, heard, len(many))
         assert heard == many
-        assert set(client.state["lobby"].rooms["lobby"].members) == {"Ada", "Grace"}
+        gone = await next_event(grace, "presence.leave")
+        assert gone["metadata"] == {"name": "Stalled"}
         await stalled.resume()
         assert await stalled.wait_closed() == (1013, "too slow")
 
 
 async def test_a_flood_waits_in_its_own_socket_and_loses_nothing(
-    autojump_clock: trio.testing.MockClock,
+    path: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     many = [f"message {number}" for number in range(2000)]
     async with (
         testing.TestClient(app) as client,
-        client.connect(path()) as ada,
-        client.connect(path()) as grace,
+        client.connect(path) as ada,
+        client.connect(path) as grace,
         trio.open_nursery() as nursery,
     ):
         await enter(ada, "Ada")
@@ -299,24 +351,24 @@ async def test_a_flood_waits_in_its_own_socket_and_loses_nothing(
     assert [text for text in heard if text != "not held up"] == many
 
 
-async def test_who_does_not_join_is_sent_away(autojump_clock: trio.testing.MockClock) -> None:
-    async with testing.TestClient(app) as client, client.connect(path()) as silent:
+async def test_who_does_not_join_is_sent_away(path: str, autojump_clock: trio.testing.MockClock) -> None:
+    async with testing.TestClient(app, timeout=60) as client, client.connect(path) as silent:
         assert await silent.wait_closed() == (1008, "the first message is a join")
 
 
-async def test_who_does_not_answer_the_ping_is_gone(autojump_clock: trio.testing.MockClock) -> None:
+async def test_who_does_not_answer_the_ping_is_gone(
+    path: str, autojump_clock: trio.testing.MockClock
+) -> None:
     async with (
         testing.TestClient(app, timeout=60) as client,
-        client.connect(path()) as ada,
-        client.connect(path()) as mute,
+        client.connect(path) as ada,
+        client.connect(path) as mute,
     ):
         await enter(ada, "Ada")
         await enter(mute, "Mute")
-        for names in (["Ada"], ["Ada", "Mute"]):
-            assert await names_in_lobby(ada) == names
-        pings = 0
-        while (event := await ada.receive_json())["type"] == "ping":
-            pings += 1
-            await ada.send_json({"type": "pong"})
-        assert pings > 0
-        assert event == {"type": "people", "names": ["Ada"]}
+        mute_came = await next_event(ada, "presence.join")
+        await next_event(ada, "ping")
+        await ada.send_json({"type": "pong"})
+        mute_left = await next_event(ada, "presence.leave", "presence.join")
+        assert mute_left["type"] == "presence.leave"
+        assert mute_left["user"] == mute_came["user"]

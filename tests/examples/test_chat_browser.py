@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 UNTESTED: Final = "THE CHAT WAS NOT TESTED IN A BROWSER: "
 
 try:
-    from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+    from playwright.sync_api import Browser, Page, ViewportSize, WebSocket, expect, sync_playwright
 except ImportError:
     missing = UNTESTED + "playwright is missing (pip install playwright)"
     if os.environ.get("CI"):
@@ -289,6 +290,40 @@ def test_a_page_that_loses_its_network_says_so_and_loses_nothing(visitors: Visit
     sees(ada, "Are you there?")
     sees(ada, "From the tunnel")
     expect(grace.locator("#people bdi")).to_have_text(["Ada", "Grace"])
+
+
+def test_a_page_that_was_offline_gets_exactly_what_it_missed(visitors: Visitors) -> None:
+    ada, grace = visitors.join("Ada", "tunnel"), visitors.join("Grace", "tunnel")
+    write(grace, "Before")
+    sees(ada, "Before")
+    ada.context.set_offline(True)
+    expect(ada.get_by_role("status").first).to_have_text("Offline")
+    joins: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
+
+    def watch(socket: WebSocket) -> None:
+        socket.on("framesent", lambda data: joins.append(json.loads(data)))
+        socket.on("framereceived", lambda data: answers.append(json.loads(data)))
+
+    ada.on("websocket", watch)
+    missed = [f"While away {number}" for number in range(8)]
+    for text in missed:
+        write(grace, text)
+        sees(grace, text)
+    ada.context.set_offline(False)
+    connected(ada, BACK)
+    expect(ada.locator("#messages .bubble")).to_have_text(["Before", *missed])
+    expect(ada.locator(".gap")).to_have_count(0)
+    said = [
+        answer["payload"]["text"] for answer in answers if answer.get("payload", {}).get("type") == "said"
+    ]
+    assert joins[-1]["since"]
+    assert said == missed
+    assert {"recovered": True, "history": []}.items() <= next(
+        answer for answer in answers if answer.get("type") == "welcome"
+    ).items()
+    write(grace, "And on")
+    sees(ada, "And on")
 
 
 def test_everything_can_be_done_with_the_keyboard(visitors: Visitors) -> None:

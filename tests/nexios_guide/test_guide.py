@@ -1,6 +1,6 @@
 """The code of the Nexios WebSocket guide, as it stands there but for `nexios` → `nexios_trio`.
 
-Channels and consumers are not here yet.
+Channels and consumers are in test_channels_guide.py.
 """
 
 from __future__ import annotations

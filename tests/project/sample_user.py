@@ -13,10 +13,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from nexios_trio import (
+    Channel,
+    ChannelBox,
+    Group,
     Heartbeat,
+    HistoryLimits,
     Limits,
+    Message,
     NexiosApp,
+    Overflow,
+    PayloadTypeEnum,
     WebSocket,
+    WebSocketConsumer,
     WebSocketDisconnect,
     WebsocketRoutes,
     WSRouter,
@@ -24,6 +32,7 @@ from nexios_trio import (
 from nexios_trio.routing import Convertor
 from nexios_trio.testing import TestClient, TestServer
 from nexios_trio.websockets.base import WebSocket as NexiosWebSocket
+from nexios_trio.websockets.channels import ChannelAddStatusEnum, ChannelMessageDC, GroupSendStatusEnum
 
 
 class Hex(Convertor[int]):
@@ -55,6 +64,7 @@ app = NexiosApp(
     limits=Limits(inbox_messages=8),
     heartbeat=Heartbeat(interval=10, timeout=5, message="ping"),
     convertors={"hex": Hex()},
+    history=HistoryLimits(messages=10),
 )
 
 
@@ -115,6 +125,60 @@ async def poll(every: float) -> None:
 @app.events.on("polled")
 async def listener(every: float) -> None:
     pass
+
+
+@app.ws_route("/groups")
+async def groups(ws: WebSocket) -> None:
+    await ws.accept()
+    ws.identify("ada")
+    channel = Channel(websocket=ws, payload_type=PayloadTypeEnum.JSON, expires=1800, metadata={"a": 1})
+    assert_type(await ChannelBox.add_channel_to_group(channel, group_name="g"), ChannelAddStatusEnum)
+    assert_type(await app.channels.add_channel_to_group(channel, "g"), ChannelAddStatusEnum)
+    status = await ChannelBox.group_send(group_name="g", payload={"a": 1}, save_history=True)
+    assert_type(status, GroupSendStatusEnum)
+    assert_type(await app.channels.group_send("g", "text", exclude=[ws.id]), GroupSendStatusEnum)
+    assert_type(await ChannelBox.send_to(channel_id=channel.uuid, payload=b""), GroupSendStatusEnum)
+    assert_type(await ChannelBox.show_history("g"), list[ChannelMessageDC])
+    assert_type(await ChannelBox.close_all_connections(code=1001), int)
+    async with ws.join("g", since=None, presence={"a": 1}, overflow=Overflow.CONFLATE("id")) as group:
+        assert_type(group, Group)
+        assert_type(await group.send({"a": 1}, exclude_self=True), Message)
+        for user in await group.presence.list():
+            assert_type(user.user, str)
+    async with app.channels.subscribe("chat.*") as messages:
+        async for message in messages:
+            assert_type(message, Message)
+    async with ChannelBox.subscribe("chat.*", size=10) as messages:
+        pass
+
+
+class ChatConsumer(WebSocketConsumer):
+    encoding = "json"
+    message_type = Chat
+    concurrency = 4
+
+    def __init__(self, greeting: str) -> None:
+        self.greeting = greeting
+
+    def ordering_key(self, data: Chat) -> str:
+        return data.text
+
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await self.join_group("chat")
+
+    async def on_receive(self, websocket: WebSocket, data: Chat) -> None:
+        await self.broadcast(payload=data, group_name="chat", save_history=True)
+        assert_type(await self.group("chat"), list[Channel])
+        await self.channel.send({"hi": self.greeting})
+
+    async def on_disconnect(self, websocket: WebSocket, close_code: int) -> None:
+        await self.leave_group("chat")
+
+
+app.add_ws_route(ChatConsumer.as_route("/consumer", greeting="hi"))
+router.add_ws_route(ChatConsumer.as_route("/consumer", greeting="hi", middleware=[log]))
+WSRouter([ChatConsumer.as_route("/other", greeting="hi")])
 
 
 async def test_room(nexios_client: Callable[..., TestClient], nexios_server: Callable[..., Any]) -> None:

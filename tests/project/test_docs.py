@@ -33,9 +33,10 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
+import attrs
 import click
 import hypercorn.__main__
 import pytest
@@ -45,7 +46,17 @@ from starlette.testclient import TestClient as StarletteClient
 from trio.testing import MockClock
 
 import nexios_trio
-from nexios_trio import CloseCode, Heartbeat, Limits, NexiosApp, exceptions
+from nexios_trio import (
+    ChannelBox,
+    CloseCode,
+    Heartbeat,
+    HistoryLimits,
+    Limits,
+    NexiosApp,
+    Overflow,
+    WebSocketConsumer,
+    exceptions,
+)
 from nexios_trio.cli import main as command
 from nexios_trio.testing import TestClient, WebSocketRejected, serve
 from nexios_trio.transports.asgi import AsgiTransport
@@ -263,7 +274,7 @@ async def test_a_script_talks_to_the_app(page: Page, block: Block) -> None:
 
 @each_block(BLOCKS, lambda block: block.info == "html")
 def test_a_web_page_connects_to_a_route_of_the_app(page: Page, block: Block) -> None:
-    (url,) = re.findall(r'new WebSocket\("([^"]+)"\)', block.code)
+    (url,) = re.findall(r'new WebSocket\("([^"]+)"', block.code)
     assert page.app_before(block).ws_router.find(urlsplit(url).path) is not None
 
 
@@ -378,6 +389,37 @@ def test_the_table_of_timeouts_agrees_with_the_settings() -> None:
     settings = NexiosApp().settings
     for name, default, _ in the_page("lifetime.md").table("option"):
         assert getattr(settings, name.strip("`")) == eval(default.strip("`"), {"math": math})
+
+
+def test_the_table_of_history_limits_is_complete_and_its_defaults_right() -> None:
+    rows = the_page("history.md").table("history option")
+    told = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in rows}
+    assert told == attrs.asdict(HistoryLimits())
+
+
+def test_the_table_of_overflow_rules_is_complete() -> None:
+    rows = the_page("groups.md").table("Overflow")
+    told = {eval(row[0].strip("`"), {"Overflow": Overflow}).rule for row in rows}
+    assert told == set(get_args(get_type_hints(Overflow)["rule"]))
+
+
+def test_the_table_of_a_consumer_s_attributes_is_complete_and_its_defaults_right() -> None:
+    rows = the_page("consumers.md").table("attribute of the class")
+    told = {row[0].strip("`"): eval(row[1].strip("`"), {"Any": Any}) for row in rows}
+    assert told == {name: getattr(WebSocketConsumer, name) for name in told}
+    assert {*told, "logger"} == {
+        name
+        for name, value in vars(WebSocketConsumer).items()
+        if not name.startswith("_") and not callable(value) and not isinstance(value, classmethod)
+    } | {"message_type"}
+
+
+def test_the_methods_of_a_channel_box_are_all_told() -> None:
+    rows = the_page("channels.md").table("call", "does", "gives")
+    nexios = {row[0].strip("`").partition("(")[0] for row in rows}
+    ours = set(re.findall(r"app\.channels\.(\w+)", the_page("groups.md").prose))
+    public = {name for name in vars(ChannelBox) if not name.startswith("_")} - {"current"}
+    assert nexios | ours == public
 
 
 def test_the_diagram_of_states_agrees_with_the_table() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 WRONG = """
-from nexios_trio import NexiosApp, WebSocket
+from nexios_trio import ChannelBox, NexiosApp, WebSocket
 
 app = NexiosApp(disconnect_grace="5")
 
@@ -21,6 +21,9 @@ async def handler(ws: WebSocket) -> None:
     ws.start_soon(child, "not an int")
     ws.close()
     app.start_soon(child, 1, on_crash="explode")
+    await ChannelBox.group_send(group="g", payload=1)
+    await app.channels.group_send(1, {})
+    ChannelBox.group_send("g", {})
 """
 
 
@@ -38,4 +41,4 @@ def test_mistakes_of_type_are_found(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
     result = mypy("wrong.py", cwd=tmp_path)
     lines = {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line}
-    assert lines == {4, 10, 11, 12, 13}, result.stdout
+    assert lines == {4, 10, 11, 12, 13, 14, 15, 16}, result.stdout

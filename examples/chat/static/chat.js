@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const ROOMS = ["lobby", "trio", "random"]; // offered to everybody
 const MAX_WAITING = 100; // messages kept while there is no connection
 const MAX_SHOWN = 500; // messages kept on the screen
-const HISTORY = 50; // what the server remembers
+const HISTORY = 50; // messages that the server sends to who comes
 const PATIENCE = 10_000; // ms for a connection to come about
 const SILENCE = 45_000; // ms without a word; the server pings after 20 s
 const TYPING_EVERY = 2_000, TYPING_LASTS = 4_000; // ms
@@ -52,6 +52,8 @@ function roomName(typed) {
 const link = {
   socket: null,
   ready: false, // the server has welcomed us
+  position: null, // of the last message that we have: where we resume
+  early: [], // what came before the welcome
   heard: 0,
   failures: 0,
   timer: 0,
@@ -65,13 +67,19 @@ const link = {
     showState(this.failures ? "reconnecting" : "connecting");
     this.heard = Date.now();
     const socket = (this.socket = new WebSocket(url));
-    socket.onopen = () => this.send({ type: "join", name: me.name, key: me.key });
-    socket.onmessage = ({ data }) => {
-      this.heard = Date.now();
-      const event = JSON.parse(data);
-      heard[event.type]?.(event);
-    };
+    socket.onopen = () =>
+      this.send({ type: "join", name: me.shown || me.name, key: me.key, since: this.position });
+    socket.onmessage = ({ data }) => this.hear(JSON.parse(data));
     socket.onclose = ({ code, reason }) => this.lost(code, reason);
+  },
+
+  /** What is for the whole room comes as the payload of an envelope. */
+  hear({ position, payload, ...direct }) {
+    this.heard = Date.now();
+    if (payload && !this.ready) return this.early.push(payload);
+    if (payload && position) this.position = position;
+    const event = payload ?? direct;
+    heard[event.type]?.(event);
   },
 
   /** Let go of the socket; nothing that still comes from it counts. */
@@ -79,6 +87,7 @@ const link = {
     clearTimeout(this.timer);
     this.timer = 0;
     this.ready = false;
+    this.early = [];
     if (!this.socket) return;
     this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
     this.socket.close();
@@ -116,18 +125,30 @@ addEventListener("online", () => room && link.retry());
 addEventListener("offline", () => room && link.lost(1006, ""));
 
 const heard = {
-  welcome({ name, history }) {
+  welcome({ name, place, recovered, history, people }) {
     link.ready = true;
     link.failures = 0;
+    link.position = place;
     me.shown = name;
     showMe();
-    showHistory(history);
+    present.clear();
+    for (const [user, name] of Object.entries(people)) present.set(user, name);
+    showPeople();
+    const [early, rest] = [[], []];
+    for (const event of link.early.splice(0)) (event.type === "said" ? early : rest).push(event);
+    showHistory(history, early, recovered);
+    for (const event of rest) heard[event.type]?.(event);
     showState("connected");
-    // What is in the history has arrived before the connection broke; the rest goes out now.
+    // What of ours came back has arrived before the connection broke; the rest goes out now.
     for (const message of waiting) if (message.room === room) sendWaiting(message);
   },
-  people({ names }) {
-    showPeople(names);
+  "presence.join"({ user, metadata }) {
+    present.set(user, metadata.name);
+    showPeople();
+  },
+  "presence.leave"({ user }) {
+    present.delete(user);
+    showPeople();
   },
   said(message) {
     showMessage(message, { fresh: true });
@@ -196,10 +217,13 @@ function showMe() {
   $("my-name").textContent = name;
 }
 
-function showPeople(names) {
+const present = new Map(); // user -> name
+
+function showPeople() {
+  const names = [...present.values()];
   $("count").textContent = names.length;
   $("people").replaceChildren(
-    ...[...names].sort((a, b) => a.localeCompare(b)).map((name) => {
+    ...names.sort((a, b) => a.localeCompare(b)).map((name) => {
       const item = element("li");
       item.append(dress(element("span"), name), element("bdi", "", name));
       if (name === me.shown) item.append(element("span", "you", "(you)"));
@@ -255,15 +279,16 @@ function showMessage(message, { fresh }) {
   if (fresh && document.hidden) showTitle(++unread);
 }
 
-function showHistory(history) {
+/** The last messages, or all that we missed, and what was said while they were on their way. */
+function showHistory(history, early, recovered) {
   const log = $("log");
   const follow = atBottom();
   log.setAttribute("aria-busy", "true"); // not fifty announcements
-  if (shown.size && history.length === HISTORY && !history.some(({ id }) => shown.has(id))) {
+  if (!recovered && shown.size && history.length === HISTORY && !history.some(({ id }) => shown.has(id))) {
     $("messages").append(element("p", "gap", "Some messages are missing here"));
     last = null;
   }
-  for (const message of history) showMessage(message, { fresh: false });
+  for (const message of [...history, ...early]) showMessage(message, { fresh: false });
   if (follow) toBottom();
   log.removeAttribute("aria-busy");
 }
@@ -287,6 +312,7 @@ function clearLog() {
   shown.clear();
   last = null;
   $("messages").replaceChildren();
+  present.clear();
   $("people").replaceChildren();
   $("count").textContent = "";
   $("jump").hidden = true;
@@ -377,6 +403,8 @@ function showEntrance() {
 
 function enter(name) {
   room = name;
+  link.position = null;
+  me.shown = "";
   if (!ROOMS.includes(room)) {
     const others = recall("rooms", []).filter((other) => other !== room && !ROOMS.includes(other));
     remember("rooms", [...others, room].slice(-5));
@@ -403,7 +431,7 @@ $("join").addEventListener("submit", (event) => {
   $("room").setCustomValidity(wanted ? "" : "Please enter letters or digits");
   if (!$("join").reportValidity()) return;
   me.name = name;
-  me.shown = "";
+  me.key = uuid(); // somebody else, to the others
   remember("name", name);
   enter(wanted);
 });

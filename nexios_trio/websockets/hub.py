@@ -1,0 +1,259 @@
+"""All groups of one app on one node: who is in them, and how a message reaches them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from attrs import define
+from trio.lowlevel import ParkingLot
+
+from nexios_trio.brokers.base import Broker, Message, PresenceEvent
+from nexios_trio.config import Overflow
+from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError, WrongTypeError
+from nexios_trio.transports.outbox import Drops, Entry
+from nexios_trio.websockets.groups import Group
+from nexios_trio.websockets.lifetime import Connection
+from nexios_trio.websockets.payloads import Parcel, frame_of
+from nexios_trio.websockets.presence import presence_message
+
+if TYPE_CHECKING:
+    from nexios_trio.websockets.channels import Channel
+
+__all__ = ["GroupStatistics", "Hub", "Subscription"]
+
+YIELD_EVERY: Final = 256
+"""Members that a group send reaches before it lets other tasks run."""
+
+
+@define
+class GroupStatistics(Drops):
+    """What has happened in a group on this server since its first member came, in messages.
+
+    Of each message sent, a member that was not excluded counts as one of ``delivered``, ``dropped_newest``
+    and ``disconnected``. Of those delivered, ``dropped_oldest`` and ``conflated`` went again unsent.
+    """
+
+    members: int = 0
+    """Members now, those that are still catching up included."""
+    sent: int = 0
+    """Messages sent to the group."""
+    delivered: int = 0
+    """Messages put into a member's outbox, beside those replayed from the history."""
+    disconnected: int = 0
+    """Members closed with 1013 because they did not read."""
+    key_errors: int = 0
+    """Messages for which a member's CONFLATE function raised, or gave something that cannot be a key; the
+    member got them as messages without a key."""
+
+
+class LocalGroup:
+    """The members of one group on this node."""
+
+    __slots__ = ("busy", "members", "name", "statistics", "turns")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.members: dict[Connection, Group] = {}
+        self.busy = False
+        self.turns = ParkingLot()
+        """Tasks with a message to hand out, while another one does."""
+        self.statistics = GroupStatistics()
+
+
+class Hub:
+    """What a broker delivers to; one per app."""
+
+    def __init__(self, broker: Broker, connections: Iterable[Connection]) -> None:
+        self.broker = broker
+        broker.attach(self)
+        self.connections = connections
+        self.channels: dict[str, Channel] = {}
+        self.groups: dict[str, LocalGroup] = {}
+        """Those with members."""
+        self.users: dict[str, dict[Connection, None]] = {}
+        self.owners: dict[Connection, str] = {}
+        """The other way round."""
+        self.subscriptions: dict[Subscription, None] = {}
+        self._wanted: Counter[tuple[str, bool]] = Counter()
+        """How many want the messages of a group, or (True) of a pattern."""
+
+    # Membership
+
+    def membership(self, connection: Connection, name: str, **options: Any) -> Group:
+        """A membership that is not entered yet."""
+        return Group(self, connection, name, **options)
+
+    def enter(self, member: Group, connection: Connection) -> GroupStatistics:
+        """Add a member. Raises `WrongStateError` if the connection is in the group already."""
+        local = self.groups.get(member.name)
+        if local is None:
+            local = self.groups[member.name] = LocalGroup(member.name)
+        if connection in local.members:
+            raise WrongStateError(
+                f"connection {connection.id} is in the group {member.name!r} already and would get every "
+                "message twice; use the membership that it has, or leave that first"
+            )
+        local.members[connection] = member
+        local.statistics.members += 1
+        self._wanted[member.name, False] += 1
+        return local.statistics
+
+    def leave(self, member: Group, connection: Connection) -> None:
+        """Take a member out; harmless if it is not in."""
+        local = self.groups.get(member.name)
+        if local is None or local.members.get(connection) is not member:
+            return
+        del local.members[connection]
+        local.statistics.members -= 1
+        if not local.members:
+            del self.groups[member.name]
+        self._unwanted(member.name, False)
+
+    def _unwanted(self, name: str, pattern: bool) -> None:
+        self._wanted[name, pattern] -= 1
+        if not self._wanted[name, pattern]:
+            del self._wanted[name, pattern]
+            self.broker.unsubscribe(name, pattern=pattern)
+
+    @asynccontextmanager
+    async def subscribed(self, subscription: Subscription) -> AsyncIterator[Subscription]:
+        """Hand messages to ``subscription`` for as long as the block lasts."""
+        wanted = (subscription.pattern, not subscription.exact)
+        self._wanted[wanted] += 1
+        self.subscriptions[subscription] = None
+        try:
+            await self.broker.subscribe(wanted[0], pattern=wanted[1])
+            yield subscription
+        finally:
+            del self.subscriptions[subscription]
+            self._unwanted(*wanted)
+            subscription.close()
+
+    # Receiver: what the broker calls
+
+    async def deliver(self, message: Message) -> None:
+        """See `Receiver.deliver`."""
+        for subscription in tuple(self.subscriptions):
+            subscription.take(message)
+        local = self.groups.get(message.group)
+        if local is not None:
+            local.statistics.sent += 1
+            await self._hand_out(local, message, watchers=False)
+
+    async def deliver_presence(self, event: PresenceEvent) -> None:
+        """See `Receiver.deliver_presence`."""
+        local = self.groups.get(event.group)
+        if local is not None:
+            await self._hand_out(local, presence_message(event), watchers=True)
+
+    async def resync(self, group: str) -> None:
+        """Close the members: they resume from where they were."""
+        local = self.groups.get(group)
+        for connection in tuple(local.members) if local is not None else ():
+            connection.kick(1012, "resync")
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _hand_out(self, local: LocalGroup, message: Message, *, watchers: bool) -> None:
+        # One after the other, in the order of the calls, so that all members see one order. Whoever comes
+        # meanwhile waits, which takes no longer than the members before: nobody here waits for a client.
+        if local.busy:
+            with trio.CancelScope(shield=True):
+                await local.turns.park()
+        local.busy = True
+        try:
+            parcel = Parcel(message)
+            members = [*local.members.values()]
+            if watchers:
+                members = [member for member in members if member.presence.watched]
+            for start in range(0, len(members), YIELD_EVERY):
+                if start:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                for member in members[start : start + YIELD_EVERY]:
+                    member._take(message, parcel)
+        finally:
+            if local.turns:
+                local.turns.unpark()  # busy stays True: the turn is that task's
+            else:
+                local.busy = False
+
+    # Connections, channels and users
+
+    def push(self, connection: Connection, message: Message) -> bool:
+        """Put a message into the outbox of one connection; never waits. Returns whether it took it."""
+        try:
+            outbox = connection.open_outbox()
+        except (WebSocketDisconnect, WrongStateError):
+            return False
+        if outbox.offer(Entry(frame_of(message.data), len(message.data)), Overflow.DISCONNECT, Drops()):
+            return True
+        connection.kick(1013, "too slow")
+        return False
+
+    def add_channel(self, channel: Channel, connection: Connection) -> None:
+        """Make a channel known by its id for as long as its connection lives."""
+        self.channels[channel.id] = channel
+        connection.at_end(lambda: self.channels.pop(channel.id, None))
+
+    def identify(self, connection: Connection, user_id: str) -> None:
+        """Note who a connection belongs to."""
+        if not isinstance(user_id, str) or not user_id:
+            raise WrongTypeError(f"a user id is a str that is not empty, not {user_id!r}")
+        known = self.owners.get(connection)
+        if known is not None:
+            self._forget_user(connection)
+        self.owners[connection] = connection.user_id = user_id
+        self.users.setdefault(user_id, {})[connection] = None
+        if known is None:
+            connection.at_end(lambda: self._forget_user(connection))
+
+    def _forget_user(self, connection: Connection) -> None:
+        user_id = self.owners.pop(connection)
+        del self.users[user_id][connection]
+        if not self.users[user_id]:
+            del self.users[user_id]
+
+
+class Subscription:
+    """Messages of all groups that match a pattern, for code of the server; an async iterator, which ends
+    with the block of ``app.channels.subscribe``.
+
+    Bounded: when it is full, the oldest message goes, and `dropped` counts it.
+    """
+
+    def __init__(self, pattern: str, size: int) -> None:
+        self.pattern = pattern
+        self.dropped = 0
+        self.exact = not any(sign in pattern for sign in "*?[")
+        self._waiting: deque[Message] = deque(maxlen=size)
+        self._readers = ParkingLot()
+        self._closed = False
+
+    def take(self, message: Message) -> None:
+        """Called by the hub."""
+        if message.group == self.pattern or (
+            not self.exact and fnmatch.fnmatchcase(message.group, self.pattern)
+        ):
+            self.dropped += len(self._waiting) == self._waiting.maxlen
+            self._waiting.append(message)
+            self._readers.unpark()
+
+    def close(self) -> None:
+        """Called by the hub: what waits can still be read, then the iteration ends."""
+        self._closed = True
+        self._readers.unpark_all()
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            await self._readers.park()
+        return self._waiting.popleft()
