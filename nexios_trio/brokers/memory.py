@@ -34,6 +34,16 @@ class _Log:
     size: int = 0
 
 
+@define(eq=False)
+class _Leaving:
+    """A user whose last connection has gone, and who may be back within the grace."""
+
+    member: Member
+    scope: trio.CancelScope
+    unknown: bool = False
+    """Somebody has come since, who was not told of this user and would not learn of a silent return."""
+
+
 class MemoryBroker:
     """See `nexios_trio.brokers.base.Broker`. Rings are bounded in messages, bytes and age, and so is
     their number; a group that is forgotten for want of room starts again with a new epoch.
@@ -55,7 +65,7 @@ class MemoryBroker:
         self._present: dict[str, dict[str, Member]] = {}
         self._devices: dict[tuple[str, str], int] = {}
         """How many memberships a user has in a group, if any."""
-        self._leaving: dict[tuple[str, str], trio.CancelScope] = {}
+        self._leaving: dict[tuple[str, str], _Leaving] = {}
         self._receiver: Receiver | None = None
 
     def attach(self, receiver: Receiver) -> None:
@@ -68,8 +78,8 @@ class MemoryBroker:
         try:
             yield
         finally:
-            for scope in self._leaving.values():
-                scope.cancel()
+            for leaving in self._leaving.values():
+                leaving.scope.cancel()
             self._leaving.clear()
 
     @property
@@ -185,8 +195,12 @@ class MemoryBroker:
         devices = self._devices[user] = self._devices.get(user, 0) + 1
         back = self._leaving.pop(user, None)
         if back is not None:
-            back.cancel()
-        elif devices == 1:
+            back.scope.cancel()
+        known = back is not None and not back.unknown and back.member.metadata == member.metadata
+        for (name, _), leaving in self._leaving.items():
+            if name == group:
+                leaving.unknown = True
+        if devices == 1 and not known:
             await self.receiver.deliver_presence(PresenceEvent("presence.join", group, member))
 
     def leave(self, group: str, member: Member) -> None:
@@ -200,13 +214,14 @@ class MemoryBroker:
         self._devices[user] -= 1
         if not self._devices[user]:
             del self._devices[user]
-            scope = self._leaving[user] = trio.CancelScope(deadline=trio.current_time() + self.presence_grace)
-            trio.lowlevel.spawn_system_task(self._tell_later, group, member, scope)
+            deadline = trio.current_time() + self.presence_grace
+            leaving = self._leaving[user] = _Leaving(member, trio.CancelScope(deadline=deadline))
+            trio.lowlevel.spawn_system_task(self._tell_later, group, member, leaving)
 
-    async def _tell_later(self, group: str, member: Member, scope: trio.CancelScope) -> None:
-        with scope:
+    async def _tell_later(self, group: str, member: Member, leaving: _Leaving) -> None:
+        with leaving.scope:
             await trio.sleep_forever()
-        if self._leaving.get((group, member.user)) is scope:
+        if self._leaving.get((group, member.user)) is leaving:
             del self._leaving[group, member.user]
             await self.receiver.deliver_presence(PresenceEvent("presence.leave", group, member))
 

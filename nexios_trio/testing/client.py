@@ -59,6 +59,7 @@ class TestClient:
         self._opener = opener
 
     async def __aenter__(self) -> TestClient:
+        self._opener = None
         self._manager = self._open()
         await self._manager.__aenter__()
         return self

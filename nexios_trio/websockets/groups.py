@@ -52,7 +52,7 @@ class Group:
         self._hub = hub
         self._connection = connection
         self.name = check_group_name(name)
-        self._since = Position.parse(since) if isinstance(since, str) else since
+        self._since = _asked_for(since)
         self._overflow = Overflow.DISCONNECT if overflow is None else overflow
         if not isinstance(self._overflow, Overflow):
             raise WrongTypeError(f"overflow is an Overflow such as Overflow.DROP_OLDEST, not {overflow!r}")
@@ -275,3 +275,13 @@ class Group:
                 f"nobody has entered this membership of {self.name!r}; write `async with` it"
             )
         return evolve(self._statistics)
+
+
+def _asked_for(since: str | Position | None) -> Position | None:
+    """The position that a client asks for. What is no position is one that nobody can resume from."""
+    if not isinstance(since, str):
+        return since
+    try:
+        return Position.parse(since)
+    except WrongValueError:
+        return Position("?", 0)

@@ -212,7 +212,7 @@ async def test_a_channel_sends_and_receives_by_its_payload_type(
         assert await ws.wait_closed() == (4000, "enough")
 
 
-async def test_a_channel_made_after_the_end_is_not_kept(nexios_client: Clients) -> None:
+async def test_a_channel_made_after_the_end_is_not_kept() -> None:
     app = NexiosApp()
     seen: list[WebSocket] = []
 
@@ -226,7 +226,7 @@ async def test_a_channel_made_after_the_end_is_not_kept(nexios_client: Clients) 
         seen.append(ws)
         await ws.reject(401)
 
-    async with nexios_client(app) as client:
+    async with TestClient(app) as client:
         async with client.connect("/") as ws:
             await ws.wait_closed()
         with pytest.raises(Exception, match="401"):

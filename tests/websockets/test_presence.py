@@ -364,3 +364,41 @@ async def test_presence_messages_are_not_conflated(autojump_clock: MockClock) ->
         kinds = [(await ws.receive_json()).get("type") for _ in range(5)]
         assert kinds == ["presence.join", "presence.leave"] * 2 + [None]
         assert keyed == [{"key": "k"}]
+
+
+async def test_who_comes_within_the_grace_of_another_learns_of_its_return(autojump_clock: MockClock) -> None:
+    app = NexiosApp(presence_grace=5)
+
+    @app.ws_route("/{user}")
+    async def handler(ws: WebSocket, user: str) -> None:
+        await ws.accept()
+        async with ws.join("room", presence={"as": ws.query_params.get("as", "")}, user_id=user):
+            async for _ in ws.iter_text():
+                pass
+
+    async with TestClient(app) as client:
+        async with client.connect("/ada"):
+            await trio.sleep(1)
+        async with client.connect("/watcher") as watcher:
+            assert (await watcher.receive_json())["user"] == "watcher"
+            async with client.connect("/ada") as ada:
+                assert (await watcher.receive_json())["user"] == "ada"
+                assert (await ada.receive_json())["user"] == "ada"
+            await trio.sleep(1)
+            async with client.connect("/ada?as=new"):  # what one says of oneself has changed: told again
+                assert (await watcher.receive_json())["metadata"] == {"as": "new"}
+
+
+async def test_a_position_that_is_none_cannot_be_resumed_from(autojump_clock: MockClock) -> None:
+    app = NexiosApp()
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with ws.join("room", since=ws.query_params.get("since")) as group:
+            await ws.send_json(group.recovered)
+
+    async with TestClient(app) as client:
+        for since in ("garbage", "", "a:1\n", "x" * 500):
+            async with client.connect("/", params={"since": since}) as ws:
+                assert await ws.receive_json() is False
