@@ -71,6 +71,7 @@ class NexiosApp:
         accept_timeout: float = 10.0,
         idle_timeout: float = math.inf,
         close_timeout: float = 5.0,
+        unread_timeout: float = 60.0,
         disconnect_grace: float = 5.0,
         convertors: Mapping[str, Convertor[Any]] | None = None,
         exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
@@ -87,7 +88,13 @@ class NexiosApp:
         """The groups of this app; `ChannelBox` on the class means this one inside the app."""
         self.events = EventEmitter(self.channels.current)
         self.settings = ConnectionSettings(
-            limits or Limits(), heartbeat, accept_timeout, idle_timeout, close_timeout, disconnect_grace
+            limits or Limits(),
+            heartbeat,
+            accept_timeout,
+            idle_timeout,
+            close_timeout,
+            unread_timeout,
+            disconnect_grace,
         )
         self.ws_router = WSRouter(convertors=convertors)
         self.ws_router._is_app = True

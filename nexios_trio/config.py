@@ -166,5 +166,8 @@ class ConnectionSettings:
     """No message from the client for so long closes the connection with 1001; pongs do not count."""
     close_timeout: float = field(default=5.0, validator=_seconds(zero=False))
     """How long we wait for the peer's half of the closing handshake (RFC 6455 §7.1.1)."""
+    unread_timeout: float = field(default=60.0, validator=_seconds(zero=False))
+    """A full inbox from which the handler has taken nothing for so long closes the connection with 1008:
+    behind it we cannot see whether the client is still there."""
     disconnect_grace: float = field(default=5.0, validator=_seconds(zero=True))
     """How long a handler may go on once its connection is over; 0: cancelled at once, inf: never."""

@@ -38,7 +38,7 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})
 
 def cut_reason(reason: str) -> str:
     """``reason``, cut to 123 UTF-8 bytes on a character border (RFC 6455 §5.5)."""
-    if len(reason) * 4 <= REASON_BYTES:
+    if len(reason) <= REASON_BYTES and reason.isascii():
         return reason
     return reason.encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")
 

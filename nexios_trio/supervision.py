@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +9,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import trio
 
-from nexios_trio.exceptions import WrongTypeError, WrongValueError
+from nexios_trio.exceptions import WrongStateError, WrongValueError
+from nexios_trio.websockets.children import check_async_fn, checked_awaitable
 
 __all__ = ["OnCrash", "Supervisor"]
 
@@ -29,20 +29,20 @@ class Supervisor:
         """``around`` is entered in each task; it does not come from whoever called `start_soon`."""
         self._around = around
         self._nursery: trio.Nursery | None = None
-        self._early: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...], OnCrash, object]] = []
+        self._permanent: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...], OnCrash, object]] = []
+        self._ended = False
         self.failure: BaseException | None = None
         """What stopped the app."""
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait for the lifespan to start."""
-        return len(self._early)
+        """How many tasks wait for the lifespan to start for the first time."""
+        return 0 if self._ended or self._nursery is not None else len(self._permanent)
 
     def open(self, nursery: trio.Nursery) -> None:
-        """Run tasks in ``nursery`` from now on, first those that were asked for early."""
+        """Run tasks in ``nursery`` from now on; those asked for before the first time run every time."""
         self._nursery = nursery
-        early, self._early = self._early, []
-        for async_fn, args, on_crash, name in early:
+        for async_fn, args, on_crash, name in self._permanent:
             self.start_soon(async_fn, args, on_crash, name)
 
     def close(self) -> None:
@@ -50,6 +50,7 @@ class Supervisor:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
             self._nursery = None
+            self._ended = True
 
     def start_soon(
         self,
@@ -61,17 +62,15 @@ class Supervisor:
         """Run ``async_fn(*args)``, now or as soon as the app runs."""
         if on_crash not in ("restart", "stop"):
             raise WrongValueError(f'on_crash is "restart" or "stop", not {on_crash!r}')
-        if not callable(async_fn):
-            if inspect.iscoroutine(async_fn):
-                async_fn.close()
-            raise WrongTypeError(
-                f"start_soon() takes an async function and its arguments, not {type(async_fn).__name__}; "
-                "write app.start_soon(fn, arg) instead of app.start_soon(fn(arg))"
-            )
-        if self._nursery is None:
-            self._early.append((async_fn, args, on_crash, name))
-        else:
+        check_async_fn(async_fn, "app")
+        if self._nursery is not None:
             self._nursery.start_soon(self._supervise, async_fn, args, on_crash, name=name or async_fn)
+        elif self._ended:
+            raise WrongStateError(
+                "the app has ended; call start_soon() before it first runs, or while it runs"
+            )
+        else:
+            self._permanent.append((async_fn, args, on_crash, name))
 
     async def _supervise(
         self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...], on_crash: OnCrash
@@ -82,11 +81,7 @@ class Supervisor:
             crash: list[BaseException] = []
             try:
                 with self._around():
-                    awaitable = async_fn(*args)
-                    if not inspect.isawaitable(awaitable):
-                        name = getattr(async_fn, "__name__", repr(async_fn))
-                        raise WrongTypeError(f"{name} is not async; write `async def {name}(...)`")
-                    await awaitable
+                    await checked_awaitable(async_fn, args)
             except* Exception as group:
                 crash.append(group.exceptions[0] if len(group.exceptions) == 1 else group)
             if not crash:

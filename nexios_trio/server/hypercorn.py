@@ -18,19 +18,26 @@ import socket
 import types
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, cast
 
 import h11
 import hypercorn.trio.run
 import trio
+from h2.exceptions import H2Error
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import LifespanFailureError
+from hyperframe.exceptions import HyperframeError
+from wsproto.extensions import PerMessageDeflate
+from wsproto.handshake import server_extensions_handshake
+from wsproto.utilities import RemoteProtocolError
 
 from nexios_trio.config import ConnectionSettings
 from nexios_trio.exceptions import WrongValueError
+from nexios_trio.transports.asgi import ON_LOST
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,6 +47,9 @@ logger = logging.getLogger("nexios_trio.server")
 
 DRAIN_WINDOW: Final = 5.0
 """Seconds over which connections are closed at shutdown, unless ``drain_window`` says otherwise."""
+
+LONGEST_GRACE: Final = 30.0
+"""The most that a shutdown waits for a handler whose grace has no end."""
 
 LAST_WORDS: Final = 1.0
 """Seconds that hypercorn has to end by itself what is over, or to send what it owes once cancelled."""
@@ -90,6 +100,10 @@ class _StreamContext:
                 await self._ended.wait()
 
 
+_GARBAGE: Final = (h11.ProtocolError, H2Error, HyperframeError, ValueError)
+"""What a client's bytes can make hypercorn raise; UnicodeError is a ValueError."""
+
+
 class _TCPServer(TCPServer):
     """hypercorn's task for one TCP connection, with two mends.
 
@@ -101,6 +115,7 @@ class _TCPServer(TCPServer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.timed_out = False
+        self.when_lost: dict[Callable[[str], None], None] = {}
         stream: Any = getattr(self.stream, "transport_stream", self.stream)
         stream.receive_some = self._noting(stream.receive_some)
         stream.send_all = self._noting(stream.send_all)
@@ -112,6 +127,9 @@ class _TCPServer(TCPServer):
             except trio.BrokenResourceError as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ETIMEDOUT:
                     self.timed_out = True
+                # hypercorn may be unable to tell the app: its queue is full while nobody receives.
+                for tell in tuple(self.when_lost):
+                    tell("heartbeat timeout" if self.timed_out else "")
                 raise
 
         return noting
@@ -120,8 +138,8 @@ class _TCPServer(TCPServer):
         """See hypercorn."""
         try:
             await super().run()
-        except* h11.ProtocolError as group:
-            logger.info("ended a connection that broke the protocol: %r", group.exceptions[0])
+        except* _GARBAGE as group:
+            logger.info("ended a connection that broke the protocol: %a", group.exceptions[0])
         except* Exception as group:
             logger.error("a connection failed in hypercorn", exc_info=group)
 
@@ -166,15 +184,20 @@ class _Host:
             return
         ended = trio.Event()
         tcp_server = self._take_hold(send, ended) if self.internals else None
+        told: list[Callable[[str], None]] = []
         if scope["type"] == "websocket":
             if isinstance(tcp_server, _TCPServer):
                 receive = _telling(receive, tcp_server)
+                tell_lost = partial(_tell_when_lost, tcp_server, told)
+                scope["extensions"] = {**(scope.get("extensions") or {}), ON_LOST: tell_lost}
             scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
         self._calls += 1
         try:
             await self.app(scope, receive, send)
         finally:
             ended.set()
+            for tell in told:
+                cast("_TCPServer", tcp_server).when_lost.pop(tell, None)
             self._calls -= 1
             if not self._calls:
                 self._quiet.set()
@@ -207,6 +230,7 @@ class _Host:
         stream = getattr(send, "__self__", None)  # WSStream or HTTPStream
         if isinstance(stream, WSStream):
             stream.context = _StreamContext(stream.context, ended)  # type: ignore[assignment]
+            _decline_bad_extensions(stream)
         protocol = getattr(getattr(stream, "send", None), "__self__", None)  # H11Protocol or H2Protocol
         tcp_server = getattr(getattr(protocol, "send", None), "__self__", None)
         tcp_stream = getattr(tcp_server, "stream", None)
@@ -228,6 +252,24 @@ class _Host:
         """Drop all TCP connections: hypercorn's sends to a client that does not read cannot be cancelled."""
         for stream in list(self._streams):
             await trio.aclose_forcefully(stream)
+
+
+def _tell_when_lost(
+    tcp_server: _TCPServer, told: list[Callable[[str], None]], tell: Callable[[str], None]
+) -> None:
+    tcp_server.when_lost[tell] = None
+    told.append(tell)
+
+
+def _decline_bad_extensions(stream: WSStream) -> None:
+    """An offer that wsproto cannot read would fail in the app's accept(); go on without extensions."""
+    offered = stream.handshake.extensions
+    if offered is not None:
+        try:
+            server_extensions_handshake(list(offered), [PerMessageDeflate()])
+        except (ValueError, RemoteProtocolError) as error:
+            logger.info("declined a bad Sec-WebSocket-Extensions: %a", error)
+            stream.handshake.extensions = None
 
 
 def _telling(receive: Receive, tcp_server: _TCPServer) -> Receive:
@@ -282,7 +324,7 @@ async def serve_hypercorn(
     host = _Host(app)
     if host.internals:
         serve = _with_globals(serve, TCPServer=_TCPServer)
-    grace = min(settings.disconnect_grace, 3600.0) + min(settings.close_timeout, 3600.0)
+    grace = min(settings.disconnect_grace, LONGEST_GRACE) + min(settings.close_timeout, LONGEST_GRACE)
     patience = max(config.graceful_timeout, grace)
     config.graceful_timeout = drain_window + patience + 2 * LAST_WORDS
     stopping = trio.Event()

@@ -8,6 +8,7 @@ left raises nothing in ASGI: we know better from the reader and raise.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Literal
 
@@ -21,12 +22,20 @@ from nexios_trio.transports.outbox import Entry, Outbox
 from nexios_trio.transports.states import CURES, REJECTED_CURE, TRANSITIONS, Event, State
 from nexios_trio.types import Message, Receive, Scope, Send
 
-__all__ = ["AsgiTransport", "ClientGone", "sends_atomically"]
+__all__ = ["ON_LOST", "AsgiTransport", "ClientGone", "sends_atomically"]
 
 logger = logging.getLogger("nexios_trio.connection")
 
+ON_LOST: Final = "nexios_trio.on_lost"
+"""A server that puts a function under this key of ``scope["extensions"]`` calls what is given to it, with a
+reason, when it finds the network broken: also while messages wait that nobody receives."""
+
 _LOST: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 # hypercorn's close path can raise BusyResourceError out of send(): it calls send_eof() outside its lock.
+
+
+def _nothing(*_arguments: object) -> None:
+    pass
 
 
 class ClientGone(WebSocketDisconnect, OSError):
@@ -67,7 +76,9 @@ class AsgiTransport:
         "_connect_told",
         "_denial",
         "_gone_event",
+        "_on_accepted",
         "_on_closing",
+        "_on_unread",
         "_peer_gone",
         "_queue",
         "_receive",
@@ -84,6 +95,7 @@ class AsgiTransport:
         "received_at",
         "state",
         "track_time",
+        "unread_timeout",
     )
 
     def __init__(
@@ -95,7 +107,10 @@ class AsgiTransport:
         atomic: bool,
         inbox: Inbox,
         close_timeout: float,
+        unread_timeout: float = math.inf,
         on_closing: Callable[[], None],
+        on_accepted: Callable[[str | None], None] = _nothing,
+        on_unread: Callable[[], None] = _nothing,
     ) -> None:
         self._receive = receive
         self._send = send
@@ -105,7 +120,10 @@ class AsgiTransport:
         self.outbox: Outbox | None = None
         """Set with the first group membership; all sends go through it from then on."""
         self.close_timeout = close_timeout
+        self.unread_timeout = unread_timeout
         self._on_closing = on_closing
+        self._on_accepted = on_accepted
+        self._on_unread = on_unread
         self.state = State.CONNECTING
         self.closure: Closure | None = None
         self.track_time = False
@@ -148,11 +166,22 @@ class AsgiTransport:
                 return
 
     async def _wait_for_room(self) -> None:
+        # A disconnect waits behind the messages that nobody reads, and cannot be seen: patience is bounded.
         self.choked = True
-        await self.inbox.wait_for_room()
+        while self.inbox.full:
+            with trio.move_on_after(self.unread_timeout) as patience:
+                await self.inbox.wait_taken()
+            if patience.cancelled_caught:
+                self._on_unread()
+                await self.inbox.wait_for_room()
         self.choked = False
         if self.track_time:
             self.received_at = trio.current_time()
+
+    def lost(self, reason: str = "") -> None:
+        """The server knows that the network has broken, whatever still waits to be received."""
+        if not self._peer_gone:
+            self._gone(Closure(1006, reason, "network"))
 
     def declare_dead(self, reason: str) -> None:
         """Treat a silent peer as gone: the handler sees 1006; the wire, should it still work, 1011."""
@@ -211,7 +240,14 @@ class AsgiTransport:
                     await self._send(message)
             if self.state is State.CONNECTING:  # the peer may have gone meanwhile
                 self.state = TRANSITIONS[self.state, event]
-        except _LOST as error:
+            if event is Event.ACCEPT:
+                self._on_accepted(messages[0]["subprotocol"])
+        except (WebSocketDisconnect, WrongStateError):
+            raise
+        except Exception as error:
+            if not isinstance(error, _LOST):
+                # h11, of requests that are half an upgrade: the client's doing, not the handler's
+                logger.info("the server did not take the answer to a handshake: %a", error)
             self._gone(Closure(1006, "", "network"))
             raise self.refusal(event) from error
         finally:
@@ -355,7 +391,7 @@ class AsgiTransport:
 
     def detach(self) -> None:
         """Let go of whoever is told of the end, so that no cycle of references outlives the connection."""
-        self._on_closing = _nothing
+        self._on_closing = self._on_accepted = self._on_unread = _nothing
 
     # The same as ASGI, for middleware and for foreign apps mounted in ours
 
@@ -395,7 +431,3 @@ class AsgiTransport:
                 raise WrongStateError(f"the ASGI message {kind!r} is not one of a WebSocket application's")
         except WebSocketDisconnect as over:
             raise ClientGone(over.code, over.reason, by=over.by) from over
-
-
-def _nothing() -> None:
-    pass

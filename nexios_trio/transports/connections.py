@@ -49,12 +49,14 @@ class Connections(Generic[C]):
         self._live.pop(connection, None)
         if not self._live and self._emptied is not None:
             self._emptied.set()
+            self._emptied = None
 
     async def drain(self, window: float = 0.0) -> None:
         """Close every connection with 1012, in random order, and wait until the last has ended.
 
         They are spread evenly over ``window`` seconds, so that not all clients come back at once; a few
-        go faster, ten a second. A checkpoint. Cancelled, it leaves the rest as they are.
+        go faster, ten a second. New ones are refused with 503 from now on.
+        A checkpoint. Cancelled, it leaves the rest as they are.
         """
         self.draining = True
         waiting = list(self._live)
@@ -65,6 +67,7 @@ class Connections(Generic[C]):
             if connection is not waiting[-1]:
                 await trio.sleep(pause)
         while self._live:
-            self._emptied = trio.Event()
+            if self._emptied is None:
+                self._emptied = trio.Event()
             await self._emptied.wait()
         await trio.lowlevel.checkpoint()

@@ -40,6 +40,13 @@ class Inbox:
         return len(self._messages)
 
     @property
+    def full(self) -> bool:
+        """Whether a bound is reached, and more may still come."""
+        return self._end is None and (
+            self._bytes >= self._max_bytes or len(self._messages) >= self._max_messages
+        )
+
+    @property
     def size(self) -> int:
         """Bytes (characters for text) waiting here."""
         return self._bytes
@@ -61,11 +68,13 @@ class Inbox:
 
     async def wait_for_room(self) -> None:
         """Block until the inbox is below its bounds or stopped; a checkpoint if it blocks."""
-        while self._end is None and (
-            self._bytes >= self._max_bytes or len(self._messages) >= self._max_messages
-        ):
-            self._room = trio.Event()
-            await self._room.wait()
+        while self.full:
+            await self.wait_taken()
+
+    async def wait_taken(self) -> None:
+        """Block until a message is taken or the inbox is stopped."""
+        self._room = trio.Event()
+        await self._room.wait()
 
     def stop(self, end: Callable[[], Exception]) -> None:
         """Take nothing more. Once what is here has been read, `get` raises ``end()``."""

@@ -178,7 +178,6 @@ class WebSocket(HTTPConnection):
             await self._transport.accept(chosen, encoded)
         else:
             await self._out({"type": "websocket.accept", "subprotocol": chosen, "headers": encoded})
-        self._connection.accepted(chosen)
 
     async def reject(
         self,
@@ -200,7 +199,7 @@ class WebSocket(HTTPConnection):
         if isinstance(body, dict | list):
             body, content_type = codec.encode(body), b"application/json"
         elif isinstance(body, str):
-            body, content_type = body.encode(), b"text/plain; charset=utf-8"
+            body, content_type = body.encode("utf-8", "replace"), b"text/plain; charset=utf-8"
         elif not isinstance(body, bytes):
             raise WrongTypeError(f"a body is str, bytes, dict or list, not {type(body).__name__}")
         encoded = encode_headers(headers)
@@ -325,10 +324,16 @@ class WebSocket(HTTPConnection):
                 f"send_text() takes a str, not {type(data).__name__}; use send_bytes() for bytes and "
                 "send_json() for anything else"
             )
-        if self._via_send is None:
-            await self._transport.send_text(data)
-        else:
-            await self._out({"type": "websocket.send", "text": data})
+        try:
+            if self._via_send is None:
+                await self._transport.send_text(data)
+            else:
+                await self._out({"type": "websocket.send", "text": data})
+        except UnicodeEncodeError as error:
+            raise WrongValueError(
+                "this str holds a lone surrogate, which no text message can (RFC 6455 §8.1); it may come "
+                'from errors="surrogateescape": send the bytes instead'
+            ) from error
 
     async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Send one binary message; otherwise as `send_text`."""
@@ -359,21 +364,29 @@ class WebSocket(HTTPConnection):
 
     async def send(self, message: Message) -> None:
         """Send an ASGI message: ``websocket.accept``, ``websocket.send``, ``websocket.close``."""
-        kind = message.get("type")
-        if kind == "websocket.accept":
-            await self.accept(message.get("subprotocol"), message.get("headers"))
-        elif kind == "websocket.close":
-            await self.close(message.get("code", 1000), message.get("reason"))
-        elif kind == "websocket.send":
-            if message.get("text") is not None:
-                await self.send_text(message["text"])
-            else:
-                await self.send_bytes(message["bytes"])
-        else:
-            raise WrongValueError(
-                f"send() takes an ASGI message of type websocket.accept, websocket.send or websocket.close, "
-                f"not {kind!r}; send_json() sends any dict as JSON"
+        if not isinstance(message, Mapping):
+            raise WrongTypeError(
+                f"send() takes an ASGI message, not {type(message).__name__}; use send_text(), "
+                "send_bytes() or send_json()"
             )
+        match message.get("type"):
+            case "websocket.accept":
+                await self.accept(message.get("subprotocol"), message.get("headers"))
+            case "websocket.close":
+                await self.close(message.get("code", 1000), message.get("reason"))
+            case "websocket.send" if message.get("text") is not None:
+                await self.send_text(message["text"])
+            case "websocket.send" if message.get("bytes") is not None:
+                await self.send_bytes(message["bytes"])
+            case "websocket.send":
+                raise WrongValueError(
+                    'a websocket.send has "text": str or "bytes": bytes; this one has neither'
+                )
+            case kind:
+                raise WrongValueError(
+                    f"send() takes an ASGI message of type websocket.accept, websocket.send or "
+                    f"websocket.close, not {kind!r}; send_json() sends any dict as JSON"
+                )
 
     async def _out(self, message: Message) -> None:
         assert self._via_send is not None

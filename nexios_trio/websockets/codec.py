@@ -71,7 +71,7 @@ def decode(message: str | bytes, type_: Any = Any) -> Any:
             return _any.decode(message)
         pydantic_read = getattr(type_, "model_validate_json", None)
         if pydantic_read is not None:
-            return _read_pydantic(pydantic_read, message)
+            return _read_pydantic(pydantic_read, message, _declared(type_))
         return _decoder(type_).decode(message)
     except msgspec.ValidationError as error:
         raise _validation_error(str(error)) from None
@@ -99,11 +99,28 @@ def _validation_error(text: str) -> MessageValidationError:
     quoted = _QUOTED_VALUE.match(problem)  # msgspec quotes enum values and tags
     if quoted is not None:
         problem = f"{quoted['before']} value"
+    if "unknown field" in problem:  # whose name is the client's
+        problem = "object contains an unknown field"
     problem = problem.replace("`", "")
     return MessageValidationError(problem[:1].lower() + problem[1:], path=path)
 
 
-def _read_pydantic(read: Any, message: str | bytes) -> Any:
+@functools.lru_cache(maxsize=256)
+def _declared(model: Any) -> frozenset[str]:
+    """The names of all fields in a Pydantic model's schema: what an error may name."""
+    names: set[str] = set()
+    todo: list[Any] = [model.model_json_schema()]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            names.update(part.get("properties", ()))
+            todo.extend(part.values())
+        elif isinstance(part, list):
+            todo.extend(part)
+    return frozenset(names)
+
+
+def _read_pydantic(read: Any, message: str | bytes, declared: frozenset[str]) -> Any:
     try:
         return read(message)
     except ValueError as error:
@@ -113,7 +130,9 @@ def _read_pydantic(read: Any, message: str | bytes) -> Any:
         first = details(include_url=False, include_context=False, include_input=True)[0]
         if first["type"] == "json_invalid":
             raise InvalidJSON("the document is malformed", message) from None
-        path = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+        path = "$"
+        for step in first["loc"]:
+            path += f"[{step}]" if isinstance(step, int) else f".{step}" if step in declared else "[...]"
         raise MessageValidationError(
             first["type"].replace("_", " "),
             path=path,

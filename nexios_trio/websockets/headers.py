@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
@@ -23,7 +23,8 @@ def encode_headers(
         return []
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     encoded = []
-    for name, value in pairs:
+    for pair in _pairs(pairs):
+        name, value = pair
         if not isinstance(name, str | bytes) or not isinstance(value, str | bytes):
             raise WrongTypeError(
                 f"header names and values are str or bytes, not {type(name).__name__}: {type(value).__name__}"
@@ -46,6 +47,18 @@ def encode_headers(
             )
         encoded.append((raw_name, raw_value))
     return encoded
+
+
+def _pairs(headers: object) -> list[tuple[object, object]]:
+    try:
+        pairs = [tuple(pair) for pair in headers]  # type: ignore[attr-defined]
+    except TypeError:
+        pairs = [()]
+    if isinstance(headers, str | bytes) or any(len(pair) != 2 for pair in pairs):
+        raise WrongTypeError(
+            f'headers are a dict or a list of pairs, such as {{"x-reason": "full"}}, not {headers!r}'
+        )
+    return cast("list[tuple[object, object]]", pairs)
 
 
 def encode_subprotocol(subprotocol: str | None, offered: Sequence[str]) -> str | None:

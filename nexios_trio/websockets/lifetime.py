@@ -9,56 +9,24 @@ from contextlib import contextmanager
 from typing import Any, TypeVarTuple
 
 import trio
-from attrs import frozen
-from starlette.exceptions import HTTPException
 
 from nexios_trio.config import ConnectionSettings
-from nexios_trio.exceptions import (
-    PeerError,
-    UsageError,
-    WebSocketDisconnect,
-    WebSocketException,
-    WrongStateError,
-)
-from nexios_trio.status import check_close, cut_reason
-from nexios_trio.transports.asgi import AsgiTransport, sends_atomically
+from nexios_trio.exceptions import PeerError, UsageError, WebSocketDisconnect, WrongStateError
+from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
 from nexios_trio.transports.inbox import Inbox
 from nexios_trio.transports.outbox import Outbox
 from nexios_trio.transports.states import Event, State
 from nexios_trio.types import Receive, Scope, Send
 from nexios_trio.websockets.base import WebSocket
+from nexios_trio.websockets.children import check_async_fn, checked_awaitable
 from nexios_trio.websockets.heartbeat import Beat, Pulse
+from nexios_trio.websockets.verdict import FAILED, GONE, RESTART, Farewell, Outcome
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger("nexios_trio.connection")
 
 Ts = TypeVarTuple("Ts")
-
-
-@frozen
-class _Farewell:
-    """How a connection is to end: as a Close frame, and as an HTTP answer if nobody has accepted."""
-
-    code: int = 1000
-    reason: str = ""
-    status: int = 403
-    headers: tuple[tuple[bytes, bytes], ...] = ((b"content-length", b"0"),)
-    body: bytes = b""
-
-    @classmethod
-    def http(cls, error: HTTPException) -> _Farewell:
-        body = (error.detail or "").encode()
-        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-        headers += [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        return cls(1008, "", error.status_code, tuple(headers), body)
-
-
-_NO_MISTAKES = (WebSocketDisconnect, WebSocketException, PeerError, trio.Cancelled)
-_RESTART = _Farewell(1012, "service restart", 503)
 
 
 class Connection:
@@ -105,7 +73,10 @@ class Connection:
             atomic=sends_atomically(scope),
             inbox=Inbox(settings.limits.inbox_messages, settings.limits.inbox_bytes),
             close_timeout=settings.close_timeout,
+            unread_timeout=settings.unread_timeout,
             on_closing=self._closing,
+            on_accepted=self._accepted,
+            on_unread=self._unread,
         )
         self._server_receive = receive
         self.receive = self.transport.asgi_receive
@@ -152,16 +123,11 @@ class Connection:
                 ws._replace_scope(before[0])
             ws._via_receive, ws._via_send = before[1:]
 
-    def accepted(self, subprotocol: str | None) -> None:
-        """The handshake is done: from now on the handler may take as long as it likes."""
-        self.subprotocol = subprotocol
-        if self.transport.closure is None:
-            self._handler_scope.deadline = float("inf")
-
     def start_soon(
         self, async_fn: Callable[[*Ts], Awaitable[object]], *args: *Ts, name: object = None
     ) -> None:
         """See `WebSocket.start_soon`."""
+        check_async_fn(async_fn, "ws")
         if self._nursery is None or self.transport.state in (State.CLOSED, State.REJECTED):
             raise (
                 self.transport.closure.error() if self.transport.closure else WebSocketDisconnect(by="local")
@@ -208,15 +174,15 @@ class Connection:
     def close_soon(self, code: int, reason: str) -> None:
         """Close; the connection is over when this returns, the Close frame follows what is in the outbox."""
         if self._nursery is not None and self.transport.begin_close(code, reason):
-            self._nursery.start_soon(self.transport.send_close)
+            self._nursery.start_soon(self._send_close)
 
     def begin_shutdown(self) -> None:
         """The server goes down: close with 1012 (before accept: HTTP 503), give the handler its grace."""
         self._shutting_down = True
         if self.transport.state is State.CONNECTING:
             self._handler_scope.cancel()
-        elif self.transport.state is State.OPEN and self._nursery is not None:
-            self._nursery.start_soon(self.transport.close, _RESTART.code, _RESTART.reason)
+        else:
+            self.close_soon(RESTART.code, RESTART.reason)
 
     # The run
 
@@ -230,6 +196,8 @@ class Connection:
         if event["type"] != "websocket.connect":
             return
         self._handler_scope.deadline = trio.current_time() + self.settings.accept_timeout
+        if (tell_lost := self.transport.extensions.get(ON_LOST)) is not None:
+            tell_lost(self.transport.lost)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -242,7 +210,7 @@ class Connection:
                             self._failures.append(group)
                 except BaseException:  # cancelled from outside: the server is going down
                     self._end_children()
-                    await self._say_goodbye(_RESTART, wait=False)
+                    await self._say_goodbye(RESTART, wait=False)
                     raise
                 else:
                     self._end_children()
@@ -263,8 +231,7 @@ class Connection:
             try:
                 await self.transport.write()
             except Exception as error:  # the server would not take a message
-                self._failures.append(error)
-                self._handler_scope.cancel()
+                self._fail(error)
                 if self.transport.outbox is not None:
                     self.transport.outbox.throw_away()
 
@@ -294,7 +261,7 @@ class Connection:
             case Beat.DEAD:
                 self.transport.declare_dead("heartbeat timeout")
             case Beat.IDLE:
-                self._nursery.start_soon(self.transport.close, 1001, "idle timeout")
+                self.close_soon(1001, "idle timeout")
             case Beat.NOTHING:
                 pass
 
@@ -318,12 +285,18 @@ class Connection:
             if self.transport.state is State.CLOSED:
                 scope.cancel()
             try:
-                await async_fn(*args)
+                await checked_awaitable(async_fn, args)
+            except* GONE as group:
+                if self.transport.closure is None:
+                    self._fail(group)  # raised by hand: the connection is not over
             except* Exception as group:
-                self._failures.append(group)
-                self._handler_scope.cancel()
+                self._fail(group)
             finally:
                 self._children.discard(scope)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failures.append(error)
+        self._handler_scope.cancel()
 
     def _end_children(self) -> None:
         self._nursery = None
@@ -332,6 +305,28 @@ class Connection:
     def _cancel_children(self) -> None:
         for scope in self._children or ():
             scope.cancel()
+
+    def _accepted(self, subprotocol: str | None) -> None:
+        """The handshake is done: from now on the handler may take as long as it likes, and the client is
+        expected to speak."""
+        self.subprotocol = subprotocol
+        self.transport.received_at = trio.current_time()
+        if self.transport.closure is None:
+            self._handler_scope.deadline = float("inf")
+
+    def _unread(self) -> None:
+        logger.warning(
+            "%s: the handler has read nothing for %g s while messages wait; closed 1008",
+            self._describe(),
+            self.settings.unread_timeout,
+        )
+        self.close_soon(1008, "messages are not read")
+
+    async def _send_close(self) -> None:
+        try:
+            await self.transport.send_close()
+        except Exception:
+            logger.exception("%s: the server did not take the Close frame", self._describe())
 
     def _closing(self) -> None:
         """The connection is over, on our side or on both; called by the transport, once or twice."""
@@ -355,71 +350,53 @@ class Connection:
             return self.transport.closure.code
         if self.transport.state is not State.OPEN:
             return 1006
-        failures = [*self._failures, error] if error is not None else self._failures
-        leaves = [leaf for failure in failures for leaf in _leaves(failure)]
-        said = [leaf for leaf in leaves if isinstance(leaf, WebSocketException | PeerError)]
-        if any(not isinstance(leaf, _NO_MISTAKES) for leaf in leaves):
-            return 1011
-        cancelled = any(isinstance(leaf, trio.Cancelled) for leaf in leaves)
-        if self._shutting_down or (cancelled and not self._failures):
-            return _RESTART.code
-        first = said[0] if said else None
-        return first.code if isinstance(first, WebSocketException) else first.close_code if first else 1000
+        outcome = Outcome([*self._failures, error] if error is not None else self._failures, connecting=False)
+        cancelled = outcome.cancelled and not self._failures
+        if not outcome.mistakes and (self._shutting_down or cancelled):
+            return RESTART.code
+        return outcome.close_code
 
-    def _verdict(self) -> _Farewell:
+    def _verdict(self) -> Farewell:
         """What the client is to be told; logs what deserves it, once."""
         connecting = self.transport.state is State.CONNECTING
-        leaves = [leaf for failure in self._failures for leaf in _leaves(failure)]
-        if connecting and (refusal := next((e for e in leaves if isinstance(e, HTTPException)), None)):
-            self._failures.clear()
-            return _Farewell.http(refusal)
-        said = [leaf for leaf in leaves if isinstance(leaf, WebSocketException | PeerError)]
-        if self._log_failures("the handler failed"):
-            return _Farewell(1011, "internal error", 500)
-        if self._shutting_down:
-            return _RESTART
-        if not said:
-            return self._not_accepted() if connecting else _Farewell()
-        first = said[0]
-        if isinstance(first, PeerError):
-            logger.info("%s: closed, %s", self._describe(), first)
-            return _Farewell(first.close_code, cut_reason(first.public_reason))
+        outcome = Outcome(self._failures, connecting=connecting)
+        self._log_failures("the handler failed")
         try:
-            return _Farewell(first.code, check_close(first.code, first.reason))
+            farewell = outcome.farewell()
         except UsageError as error:
             self._failures.append(error)
             self._log_failures("the handler failed")
-            return _Farewell(1011, "internal error", 500)
+            return FAILED
+        if self._shutting_down and not outcome.mistakes:
+            return RESTART
+        if isinstance(outcome.said, PeerError):
+            logger.info("%s: closed, %a", self._describe(), outcome.said.public_reason)
+        if farewell is not None:
+            return farewell
+        return self._not_accepted() if connecting else Farewell()
 
-    def _log_failures(self, what: str) -> bool:
-        """Log what failed since the last time, together; returns whether there was a mistake in it."""
+    def _log_failures(self, what: str) -> None:
+        """Log the mistakes since the last time, together."""
         failures, self._failures = self._failures, []
-        mistakes = [
-            leaf
-            for failure in failures
-            for leaf in _leaves(failure)
-            if not isinstance(leaf, WebSocketDisconnect | WebSocketException | PeerError)
-        ]
-        if not mistakes:
-            return False
-        error = mistakes[0]
-        if len(mistakes) > 1:
-            error = BaseExceptionGroup("several tasks of one connection failed", failures)
-        logger.error("%s: %s", self._describe(), what, exc_info=error)
-        return True
+        mistakes = Outcome(failures, connecting=self.transport.state is State.CONNECTING).mistakes
+        if mistakes:
+            error = mistakes[0]
+            if len(mistakes) > 1:
+                error = BaseExceptionGroup("several tasks of one connection failed", failures)
+            logger.error("%s: %s", self._describe(), what, exc_info=error)
 
-    def _not_accepted(self) -> _Farewell:
-        if self._handler_scope.cancelled_caught:
+    def _not_accepted(self) -> Farewell:
+        if self._handler_scope.cancelled_caught and trio.current_time() >= self._handler_scope.deadline:
             logger.warning(
                 "%s: the handler neither accepted nor rejected within %g s; answered 503",
                 self._describe(),
                 self.settings.accept_timeout,
             )
-            return _Farewell(1013, "", 503)
+            return Farewell(1013, "", 503)
         logger.info("%s: the handler returned without accept() or reject(); answered 403", self._describe())
-        return _Farewell()
+        return Farewell()
 
-    async def _say_goodbye(self, farewell: _Farewell, *, wait: bool) -> None:
+    async def _say_goodbye(self, farewell: Farewell, *, wait: bool) -> None:
         """Send whatever the client is still owed; then wait for its half of the closing handshake, so
         that the server does not drop TCP under a Close frame that is still on its way."""
         transport = self.transport
@@ -442,7 +419,7 @@ class Connection:
                 if wait and transport.state is State.CLOSING:
                     await transport.wait_gone()
 
-    async def _answer(self, farewell: _Farewell) -> None:
+    async def _answer(self, farewell: Farewell) -> None:
         try:
             await self.transport.reject(farewell.status, farewell.headers, farewell.body)
         except WrongStateError:  # a child was just accepting
@@ -452,11 +429,3 @@ class Connection:
         client = self.scope.get("client")
         peer = f"{client[0]}:{client[1]}" if client else "unknown peer"
         return f"connection {self.id} {self.scope['path']!a} from {peer}"
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

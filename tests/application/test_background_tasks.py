@@ -14,7 +14,7 @@ from hypercorn.utils import LifespanFailureError
 from trio_websocket import ConnectionClosed, open_websocket_url
 
 from nexios_trio import NexiosApp, WebSocket
-from nexios_trio.exceptions import WrongTypeError, WrongValueError
+from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.testing import TestClient, serve
 from tests.application.lifespans import lifespan_of
 
@@ -40,9 +40,11 @@ async def test_a_task_asked_for_before_the_app_runs_starts_with_it() -> None:
     async with lifespan_of(app):
         await trio.testing.wait_all_tasks_blocked()
         assert ran == [(1, "early")]
-    async with lifespan_of(app):
+    async with lifespan_of(app):  # the same app once more, as in the next test of a module
         await trio.testing.wait_all_tasks_blocked()
-    assert ran == [(1, "early")]
+    assert ran == [(1, "early")] * 2
+    with pytest.raises(WrongStateError, match="the app has ended; call start_soon"):
+        app.start_soon(task, 2, "late")
 
 
 async def test_a_task_asked_for_by_a_startup_hook_starts_after_the_hooks() -> None:

@@ -32,6 +32,11 @@ HOSTILE = {
     "chunked with an upgrade": UPGRADE[:-2] + b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n",
     "bytes that are no UTF-8 in the path": UPGRADE.replace(b"GET / ", b"GET /\xff\xfe "),
     "percent-encoded junk in the path": UPGRADE.replace(b"GET / ", b"GET /%ff%00%0a "),
+    "a subprotocol that is no ASCII": UPGRADE[:-2] + b"Sec-WebSocket-Protocol: \xff\r\n\r\n",
+    "an extension that is no ASCII": UPGRADE[:-2] + b"Sec-WebSocket-Extensions: \xff\r\n\r\n",
+    "window bits that are no number": (
+        UPGRADE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=abc\r\n\r\n"
+    ),
     "HTTP/1.0": UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"),
     "HTTP/2 from the start, then junk": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 50,
     "h2c with settings of junk": (
@@ -56,8 +61,8 @@ def app() -> NexiosApp:
 
 @pytest.mark.parametrize("wait", [True, False], ids=["reads the answer", "leaves at once"])
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
-async def test_no_request_ends_the_worker_or_another_connection(
-    data: bytes, wait: bool, app: NexiosApp
+async def test_no_request_ends_the_worker_or_another_connection_or_fills_the_log(
+    data: bytes, wait: bool, app: NexiosApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve(app) as server:
         async with await trio.open_tcp_stream(server.host, server.port) as stream:
@@ -77,6 +82,8 @@ async def test_no_request_ends_the_worker_or_another_connection(
                 await peer.shake_hands(server.host, "/")
                 await peer.close()
             await neighbour.close()
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_broken_protocol_is_one_line_in_the_log(
