@@ -146,8 +146,9 @@ class _TCPServer(TCPServer):
 
 def _with_globals(function: Any, **replaced: object) -> Any:
     """``function`` as it would be if its module had these names; the module itself stays as it is."""
-    names = {**function.__globals__, **replaced}
-    copied = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    copied = types.FunctionType(
+        function.__code__, {**function.__globals__, **replaced}, function.__name__, function.__defaults__
+    )
     copied.__kwdefaults__ = function.__kwdefaults__
     return copied
 

@@ -59,7 +59,6 @@ class TestClient:
         self._opener = opener
 
     async def __aenter__(self) -> TestClient:
-        self._opener = None
         self._manager = self._open()
         await self._manager.__aenter__()
         return self
@@ -135,9 +134,9 @@ class TestClient:
             await self._hang_up(ws)
 
     async def _opened(self) -> trio.Nursery:
-        if self._opener is not None:
+        if self._nursery is None and self._opener is not None:
             async with self._opening:
-                if self._opener is not None:
+                if self._nursery is None and self._opener is not None:
                     await self._opener()
                     self._opener = None
         if self._nursery is None:

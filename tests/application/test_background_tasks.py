@@ -270,8 +270,8 @@ async def test_an_app_that_a_task_stops_closes_its_connections_before_its_resour
 
 async def test_an_app_that_a_task_stopped_can_run_again() -> None:
     app = NexiosApp()
-    app.start_soon(Crashing(), on_crash="stop")
     async with lifespan_of(app) as server:
+        app.start_soon(Crashing(), on_crash="stop")
         await server.ended.wait()
     async with lifespan_of(app) as server:
         pass
