@@ -822,6 +822,46 @@ async def test_a_handler_that_does_not_receive_stops_the_reading(autojump_clock:
     assert got == [*map(str, range(sent)), "last"]
 
 
+async def test_over_a_socket_too_a_client_is_held_back_and_nothing_is_lost(
+    lane: Lane, lane_clock: MockClock
+) -> None:
+    app, go, done = (
+        NexiosApp(limits=Limits(inbox_messages=4, inbox_bytes=1 << 30)),
+        trio.Event(),
+        trio.Event(),
+    )
+    waiting: list[int] = []
+    sizes: list[int] = []
+    sent = 0
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await go.wait()
+        waiting.append(len(ws._transport.inbox))
+        async for data in ws.iter_bytes():
+            sizes.append(len(data))
+            if len(sizes) == 60:
+                done.set()
+
+    async with lane.serving(app), lane.connect() as peer, trio.open_nursery() as nursery:
+
+        async def flood() -> None:
+            nonlocal sent
+            for _ in range(60):
+                sent += 1
+                await peer.send(b"x" * 500_000)
+
+        nursery.start_soon(flood)
+        await trio.sleep(20)
+        held_back = sent
+        go.set()
+        await done.wait()
+    assert held_back < 60
+    assert waiting == [4]
+    assert sizes == [500_000] * 60
+
+
 async def test_bytes_bound_the_inbox_too(autojump_clock: MockClock) -> None:
     app = NexiosApp(limits=Limits(inbox_messages=1000, inbox_bytes=2500))
     sizes: list[int] = []
