@@ -68,7 +68,6 @@ class NexiosApp:
         middleware: Iterable[AnyMiddleware] | None = None,
         limits: Limits | None = None,
         heartbeat: Heartbeat | None = Heartbeat(),  # noqa: B008 - frozen
-        accept_timeout: float = 10.0,
         idle_timeout: float = math.inf,
         close_timeout: float = 5.0,
         unread_timeout: float = 60.0,
@@ -90,11 +89,11 @@ class NexiosApp:
         self.settings = ConnectionSettings(
             limits or Limits(),
             heartbeat,
-            accept_timeout,
             idle_timeout,
             close_timeout,
             unread_timeout,
             disconnect_grace,
+            debug,
         )
         self.ws_router = WSRouter(convertors=convertors)
         self.ws_router._is_app = True

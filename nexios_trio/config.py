@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from attrs import field, frozen
 
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
-__all__ = ["ConnectionSettings", "Heartbeat", "HistoryLimits", "Limits", "Overflow"]
+__all__ = ["ConnectionSettings", "Heartbeat", "HistoryLimits", "Limits", "Overflow", "Rate"]
 
 
 def _seconds(*, zero: bool) -> Callable[[Any, Any, Any], None]:
@@ -30,6 +31,18 @@ def _positive(_instance: Any, attribute: Any, value: Any) -> None:
         raise WrongTypeError(f"{attribute.name} is a whole number, not {value!r}")
     if value < 1:
         raise WrongValueError(f"{attribute.name} is at least 1, not {value!r}")
+
+
+def _bound(instance: Any, attribute: Any, value: Any) -> None:
+    if value is not None:
+        _positive(instance, attribute, value)
+
+
+def _above_zero(_instance: Any, attribute: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WrongTypeError(f"{attribute.name} is a number, not {value!r}")
+    if not (value > 0 and math.isfinite(value)):
+        raise WrongValueError(f"{attribute.name} is more than 0 and finite, not {value!r}")
 
 
 def _payload(_instance: Any, attribute: Any, value: Any) -> None:
@@ -57,19 +70,120 @@ class Heartbeat:
     """The application ping, sent as text or binary after its type; None: protocol pings only."""
 
 
-@frozen
-class Limits:
-    """Bounds on what one connection may hold in memory."""
+_RATE: Final = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>|[kKmM]i?B|B)/(?P<per>\d*)(?P<time>s|min|h)")
+_UNITS: Final = {"": 1, "B": 1, "KB": 1000, "KIB": 1024, "MB": 1000**2, "MIB": 1024**2}
+_TIMES: Final = {"s": 1, "min": 60, "h": 3600}
 
+
+@frozen
+class Rate:
+    """So much in a time: ``Rate(10)`` is ten a second, ``Rate(100, per=60)`` a hundred a minute.
+
+    ``burst`` is what may come at once after a pause; default: ``amount``, at least 1.
+    """
+
+    amount: float = field(validator=_above_zero)
+    per: float = field(default=1.0, kw_only=True, validator=_above_zero)
+    """Seconds."""
+    burst: float = field(kw_only=True, validator=_above_zero)
+
+    @burst.default
+    def _default_burst(self) -> float:
+        return max(1.0, self.amount) if isinstance(self.amount, int | float) else 1.0
+
+    @property
+    def per_second(self) -> float:
+        """``amount / per``."""
+        return self.amount / self.per
+
+    @classmethod
+    def parse(cls, text: str | Rate) -> Rate:
+        """``"10/s"``, ``"100/min"``, ``"5/10s"``, ``"64KiB/s"`` as a `Rate`. Raises `WrongValueError`."""
+        if isinstance(text, Rate):
+            return text
+        match = _RATE.fullmatch(text) if isinstance(text, str) else None
+        if match is None or float(match["amount"]) == 0 or match["per"].strip("0") == "" != match["per"]:
+            raise WrongValueError(
+                f'a rate is a Rate, or a str such as "10/s", "100/min", "5/10s" or "64KiB/s", not {text!r}'
+            )
+        amount = float(match["amount"]) * _UNITS[match["unit"].upper()]
+        return cls(amount, per=float(match["per"] or 1) * _TIMES[match["time"]])
+
+
+def _rate_or_none(rate: Rate | str | None) -> Rate | None:
+    return None if rate is None else Rate.parse(rate)
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Bounds that hold before anybody configures them; ``None`` takes one away (``math.inf`` for times).
+
+    What is counted is this process's. Sizes are bytes; text in queues counts a character as one.
+    """
+
+    # The opening handshake
+    connections: int | None = field(default=10_000, validator=_bound)
+    """Connections of the app at a time; one more gets HTTP 503 with Retry-After."""
+    connections_per_address: int | None = field(default=1_000, validator=_bound)
+    """Connections of one client address at a time (IPv6: of one /64 network); one more gets HTTP 429."""
+    connections_per_user: int | None = field(default=100, validator=_bound)
+    """Connections of one user at a time, once `WebSocket.identify` or ``authenticate=`` has named him; one
+    more gets HTTP 429, or 1008 after accept."""
+    handshakes_per_address: Rate | None = field(
+        default=Rate(100, burst=1_000), converter=_rate_or_none
+    )
+    """Opening handshakes of one client address (IPv6: /64); one too early gets HTTP 429 with Retry-After."""
+    header_bytes: int | None = field(default=16 << 10, validator=_bound)
+    """All request headers together, names and values; beyond: HTTP 431."""
+    query_bytes: int | None = field(default=4 << 10, validator=_bound)
+    """The query string, still encoded; beyond: HTTP 414."""
+    accept_timeout: float = field(default=10.0, validator=_seconds(zero=False))
+    """Seconds in which a handler accepts or rejects; then it is cancelled, and the client gets HTTP 503."""
+
+    # What comes in
+    message_bytes: int | None = field(default=1 << 20, validator=_bound)
+    """One message from the client (text as UTF-8); a larger one closes with 1009."""
+    json_depth: int | None = field(default=64, validator=_bound)
+    """Arrays and objects inside each other in a JSON message; beyond: `InvalidJSON`, 1007."""
+    json_items: int | None = field(default=10_000, validator=_bound)
+    """Values in a JSON message, all levels together; beyond: `InvalidJSON`, 1007."""
     inbox_messages: int = field(default=64, validator=_positive)
     """Messages received and not yet taken by the handler; at the bound, reading from the socket stops."""
     inbox_bytes: int = field(default=1 << 20, validator=_positive)
-    """The same in bytes (characters for text); a single larger message is still taken."""
+    """The same in bytes; a single larger message is still taken."""
+    first_message_timeout: float = field(default=math.inf, validator=_seconds(zero=False))
+    """Seconds after accept in which the client sends something; else it is closed with 1008."""
+    lifetime: float = field(default=math.inf, validator=_seconds(zero=False))
+    """Seconds after accept; then the connection is closed with 1001, and the client may come back."""
+
+    # What goes out
     outbox_messages: int = field(default=256, validator=_positive)
     """Messages that wait to be sent to a member of a group; at the bound, direct sends wait, and for messages
-    of groups the `Overflow` rule decides."""
+    of groups the `Overflow` rule decides (1013 by default)."""
     outbox_bytes: int = field(default=4 << 20, validator=_positive)
-    """The same in bytes (characters for text); the message that crosses the bound is still taken."""
+    """The same in bytes; the message that crosses the bound is still taken."""
+
+    # Groups
+    groups: int | None = field(default=256, validator=_bound)
+    """Groups that one connection is in at a time; joining one more raises `LimitError`, unhandled 1008."""
+    group_name_length: int = field(default=200, validator=_positive)
+    """Characters of a group's name; joining or sending to a longer one raises `LimitError`, unhandled 1008."""
+
+    @classmethod
+    def none(cls) -> Limits:
+        """No bound but those on queues: for measurements, and behind something that bounds already."""
+        return cls(
+            connections=None,
+            connections_per_address=None,
+            connections_per_user=None,
+            handshakes_per_address=None,
+            header_bytes=None,
+            query_bytes=None,
+            message_bytes=None,
+            json_depth=None,
+            json_items=None,
+            groups=None,
+        )
 
 
 @frozen
@@ -160,8 +274,6 @@ class ConnectionSettings:
 
     limits: Limits = Limits()
     heartbeat: Heartbeat | None = Heartbeat()
-    accept_timeout: float = field(default=10.0, validator=_seconds(zero=False))
-    """A handler that has neither accepted nor rejected by then is cancelled; the client gets HTTP 503."""
     idle_timeout: float = field(default=math.inf, validator=_seconds(zero=False))
     """No message from the client for so long closes the connection with 1001; pongs do not count."""
     close_timeout: float = field(default=5.0, validator=_seconds(zero=False))
@@ -171,3 +283,5 @@ class ConnectionSettings:
     behind it we cannot see whether the client is still there."""
     disconnect_grace: float = field(default=5.0, validator=_seconds(zero=True))
     """How long a handler may go on once its connection is over; 0: cancelled at once, inf: never."""
+    debug: bool = False
+    """Whether clients are told what went wrong: for development only."""

@@ -3,7 +3,8 @@
 The branch says who has to act:
 
 * `UsageError`: the program that calls us is wrong. The message holds the line to write instead.
-* `PeerError`: the client sent something the handler cannot take.
+* `PeerError`: the client sent something the handler cannot take, or wants what it may not have.
+* `LimitError`: a bound of `nexios_trio.Limits` is reached.
 * `WebSocketDisconnect`: the connection is over; nobody is at fault.
 * `WebSocketException`: raised *by* a handler to end its connection with a code of its choice.
 
@@ -17,12 +18,15 @@ import json
 from typing import ClassVar, Literal
 
 __all__ = [
+    "AuthenticationError",
     "ConcurrentReceiveError",
     "InvalidJSON",
+    "LimitError",
     "MessageTypeError",
     "MessageValidationError",
     "NexiosTrioError",
     "PeerError",
+    "PermissionDenied",
     "RoutingError",
     "UsageError",
     "WebSocketDisconnect",
@@ -67,10 +71,11 @@ class PeerError(NexiosTrioError):
     """The client sent a message that the handler cannot take.
 
     Unhandled, it closes the connection with ``close_code`` and ``public_reason``, which never
-    holds anything of the payload.
+    holds anything of the payload. Before ``accept()`` it is answered with HTTP ``status``.
     """
 
     close_code: ClassVar[int] = 1008
+    status: ClassVar[int] = 403
 
     @property
     def public_reason(self) -> str:
@@ -138,6 +143,65 @@ class MessageValidationError(PeerError, ValueError):
         self.expected = expected
         self.found = found
         super().__init__(f"{problem} at {path}")
+
+
+class AuthenticationError(PeerError):
+    """Nobody knows who the client is: no credentials, or bad ones.
+
+    Before ``accept()`` it is answered with HTTP 401, afterwards it closes with 4401. ``cause`` says what is
+    wrong with the credentials, for the log (and for the client with ``debug=True``); never put a token there.
+    """
+
+    close_code: ClassVar[int] = 4401
+    status: ClassVar[int] = 401
+
+    def __init__(self, cause: str = "no credentials") -> None:
+        self.cause = cause
+        super().__init__(f"authentication failed: {cause}")
+
+    @property
+    def public_reason(self) -> str:
+        return "authentication required" if self.cause == "no credentials" else "authentication failed"
+
+
+class PermissionDenied(PeerError):
+    """The client is known and may not do this.
+
+    Before ``accept()`` it is answered with HTTP 403, afterwards it closes with 4403. ``cause`` is for the log
+    (and for the client with ``debug=True``).
+    """
+
+    close_code: ClassVar[int] = 4403
+    status: ClassVar[int] = 403
+
+    def __init__(self, cause: str = "") -> None:
+        self.cause = cause
+        super().__init__(f"permission denied{': ' + cause if cause else ''}")
+
+    @property
+    def public_reason(self) -> str:
+        return "permission denied"
+
+
+class LimitError(PeerError):
+    """A bound of `nexios_trio.Limits` is reached; nothing was changed.
+
+    ``limit`` is the name of the field, ``bound`` its value. Unhandled, it closes with 1008; before
+    ``accept()`` it is answered with HTTP 429.
+    """
+
+    close_code: ClassVar[int] = 1008
+    status: ClassVar[int] = 429
+
+    def __init__(self, limit: str, bound: float, problem: str) -> None:
+        self.limit = limit
+        self.bound = bound
+        self.problem = problem
+        super().__init__(f"{problem} (Limits.{limit} is {bound:g})")
+
+    @property
+    def public_reason(self) -> str:
+        return self.problem
 
 
 class WebSocketDisconnect(NexiosTrioError):

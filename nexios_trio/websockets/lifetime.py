@@ -195,7 +195,7 @@ class Connection:
         event = await self._server_receive()
         if event["type"] != "websocket.connect":
             return
-        self._handler_scope.deadline = trio.current_time() + self.settings.accept_timeout
+        self._handler_scope.deadline = trio.current_time() + self.settings.limits.accept_timeout
         if (tell_lost := self.transport.extensions.get(ON_LOST)) is not None:
             tell_lost(self.transport.lost)
         try:
@@ -390,7 +390,7 @@ class Connection:
             logger.warning(
                 "%s: the handler neither accepted nor rejected within %g s; answered 503",
                 self._describe(),
-                self.settings.accept_timeout,
+                self.settings.limits.accept_timeout,
             )
             return Farewell(1013, "", 503)
         logger.info("%s: the handler returned without accept() or reject(); answered 403", self._describe())

@@ -190,9 +190,8 @@ async def test_ten_handlers_at_once_keep_their_messages_apart(nexios_client: Cli
 
 def test_settings_of_the_connections_are_those_given() -> None:
     app = NexiosApp(
-        limits=Limits(inbox_messages=3),
+        limits=Limits(inbox_messages=3, accept_timeout=4),
         heartbeat=Heartbeat(interval=1, timeout=2),
-        accept_timeout=4,
         idle_timeout=5,
         close_timeout=6,
         disconnect_grace=0,
@@ -200,14 +199,14 @@ def test_settings_of_the_connections_are_those_given() -> None:
     settings = app.settings
     assert settings.limits.inbox_messages == 3
     assert settings.heartbeat == Heartbeat(1, 2)
-    assert (settings.accept_timeout, settings.idle_timeout) == (4, 5)
+    assert (settings.limits.accept_timeout, settings.idle_timeout) == (4, 5)
     assert (settings.close_timeout, settings.disconnect_grace) == (6, 0)
     assert NexiosApp(heartbeat=None).settings.heartbeat is None
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"accept_timeout": 0}, WrongValueError), ({"disconnect_grace": "5"}, WrongTypeError)],
+    [({"idle_timeout": 0}, WrongValueError), ({"disconnect_grace": "5"}, WrongTypeError)],
 )
 def test_a_wrong_setting_is_an_error_at_once(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(options))):

@@ -40,7 +40,7 @@ async def starlette_echo(ws: StarletteWebSocket) -> None:
 
 
 def mounting() -> NexiosApp:
-    app = NexiosApp(accept_timeout=2)
+    app = NexiosApp(limits=Limits(accept_timeout=2))
     app.mount("/s", Starlette(routes=[WebSocketRoute("/echo", starlette_echo)]))
     return app
 
@@ -65,7 +65,7 @@ async def test_middleware_that_accepts_by_itself_ends_the_accept_timeout(autojum
 
         return middleware
 
-    app = NexiosApp(middleware=[accepting], accept_timeout=2)
+    app = NexiosApp(middleware=[accepting], limits=Limits(accept_timeout=2))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:

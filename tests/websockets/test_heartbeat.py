@@ -182,7 +182,7 @@ async def test_an_idle_client_is_closed_with_1001(lane: Lane, lane_clock: MockCl
 
 
 async def test_the_timers_rest_while_nothing_is_accepted(autojump_clock: MockClock) -> None:
-    app = NexiosApp(idle_timeout=2, accept_timeout=20)
+    app = NexiosApp(idle_timeout=2, limits=Limits(accept_timeout=20))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:

@@ -690,7 +690,7 @@ async def test_a_connection_that_comes_during_the_drain_gets_503(autojump_clock:
 
 
 async def test_a_handshake_that_hangs_at_shutdown_gets_503(autojump_clock: MockClock) -> None:
-    app = NexiosApp(accept_timeout=100)
+    app = NexiosApp(limits=Limits(accept_timeout=100))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:
@@ -887,7 +887,7 @@ async def test_bytes_bound_the_inbox_too(autojump_clock: MockClock) -> None:
 async def test_a_handler_that_never_accepts_is_cancelled_and_the_client_gets_503(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = NexiosApp(accept_timeout=3)
+    app = NexiosApp(limits=Limits(accept_timeout=3))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:
@@ -904,7 +904,7 @@ async def test_a_handler_that_never_accepts_is_cancelled_and_the_client_gets_503
 
 
 async def test_accepting_ends_the_accept_timeout(autojump_clock: MockClock) -> None:
-    app = NexiosApp(accept_timeout=3)
+    app = NexiosApp(limits=Limits(accept_timeout=3))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:
