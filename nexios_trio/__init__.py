@@ -2,14 +2,17 @@
 
 from nexios_trio.application import NexiosApp
 from nexios_trio.brokers import Message, Position
-from nexios_trio.config import Heartbeat, HistoryLimits, Limits, Overflow
+from nexios_trio.config import Heartbeat, HistoryLimits, Limits, Overflow, Rate
 from nexios_trio.exceptions import (
+    AuthenticationError,
     ConcurrentReceiveError,
     InvalidJSON,
+    LimitError,
     MessageTypeError,
     MessageValidationError,
     NexiosTrioError,
     PeerError,
+    PermissionDenied,
     RoutingError,
     UsageError,
     WebSocketDisconnect,
@@ -19,6 +22,11 @@ from nexios_trio.exceptions import (
     WrongValueError,
 )
 from nexios_trio.routing.router import WebsocketRoutes, WSRouter
+from nexios_trio.security.auth import AnyOf, BearerToken, FirstMessage, SessionUser, SubprotocolToken, nobody
+from nexios_trio.security.identity import Auth, Identity, User
+from nexios_trio.security.proxy import Proxy
+from nexios_trio.security.ratelimit import RateLimit
+from nexios_trio.security.rules import rate_limit, requires
 from nexios_trio.status import CloseCode
 from nexios_trio.websockets.base import WebSocket, WebSocketState
 from nexios_trio.websockets.channels import Channel, ChannelBox, PayloadTypeEnum
@@ -28,14 +36,21 @@ from nexios_trio.websockets.groups import Group
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnyOf",
+    "Auth",
+    "AuthenticationError",
+    "BearerToken",
     "Channel",
     "ChannelBox",
     "CloseCode",
     "ConcurrentReceiveError",
+    "FirstMessage",
     "Group",
     "Heartbeat",
     "HistoryLimits",
+    "Identity",
     "InvalidJSON",
+    "LimitError",
     "Limits",
     "Message",
     "MessageTypeError",
@@ -45,9 +60,16 @@ __all__ = [
     "Overflow",
     "PayloadTypeEnum",
     "PeerError",
+    "PermissionDenied",
     "Position",
+    "Proxy",
+    "Rate",
+    "RateLimit",
     "RoutingError",
+    "SessionUser",
+    "SubprotocolToken",
     "UsageError",
+    "User",
     "WSRouter",
     "WebSocket",
     "WebSocketConsumer",
@@ -59,4 +81,7 @@ __all__ = [
     "WrongTypeError",
     "WrongValueError",
     "__version__",
+    "nobody",
+    "rate_limit",
+    "requires",
 ]

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 import trio
 from starlette.convertors import Convertor
@@ -17,7 +17,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Router
 
 from nexios_trio.brokers import Broker, MemoryBroker
-from nexios_trio.config import ConnectionSettings, Heartbeat, HistoryLimits, Limits
+from nexios_trio.config import ConnectionSettings, Heartbeat, HistoryLimits, Limits, Rate
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.lifespan import (
@@ -33,10 +33,16 @@ from nexios_trio.routing.handlers import Handler
 from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
 from nexios_trio.routing.paths import check_path, route_path
 from nexios_trio.routing.router import ResolvedRoute, WebsocketRoutes, WSRouter
+from nexios_trio.security.auth import Authenticator
+from nexios_trio.security.guard import Guard, Refusal
+from nexios_trio.security.origin import OriginRule
+from nexios_trio.security.proxy import Proxy
+from nexios_trio.security.ratelimit import RateLimit
+from nexios_trio.security.rules import RuleOptions
 from nexios_trio.supervision import OnCrash, Supervisor
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
-from nexios_trio.websockets.base import HUB
+from nexios_trio.websockets.base import GUARD, HUB, OnInvalid
 from nexios_trio.websockets.channels import ChannelBox, current_box
 from nexios_trio.websockets.lifetime import Connection
 
@@ -56,8 +62,13 @@ class NexiosApp:
     ``async def mw(ws, call_next)``, an ASGI middleware class, or ``Middleware(cls, ...)``.
     ``lifespan`` is an async context manager function that takes the app; what it yields, if a dict, is
     in ``ws.state``. ``convertors`` are known to this app's path patterns. The times are described in
-    `nexios_trio.config.ConnectionSettings`; all are seconds, `math.inf` means never. ``debug`` shows
-    tracebacks in HTTP error pages.
+    `nexios_trio.config.ConnectionSettings`; all are seconds, `math.inf` means never.
+
+    ``allowed_origins`` are the pages that may open a connection (default: those of the same host), see
+    `nexios_trio.security.origin`; ``trusted_hosts`` the Host headers that the app answers to; ``proxy`` the
+    reverse proxies that are believed, see `nexios_trio.security.proxy`. ``authenticate``, ``requires``,
+    ``rate_limit`` and ``on_invalid`` hold for all WebSocket routes, see
+    `nexios_trio.security.rules.RuleOptions`. ``debug`` tells clients what went wrong: in development only.
     """
 
     def __init__(
@@ -77,17 +88,27 @@ class NexiosApp:
         broker: Broker | str = "memory://",
         history: HistoryLimits | None = None,
         presence_grace: float = 2.0,
+        allowed_origins: Iterable[str] | Literal["*", "same-origin"] | OriginRule | None = None,
+        trusted_hosts: Iterable[str] | None = None,
+        proxy: Proxy | None = None,
+        authenticate: Authenticator | None = None,
+        requires: Iterable[str] | str = (),
+        rate_limit: RateLimit | Rate | str | Iterable[RateLimit | Rate | str] | None = None,
+        on_invalid: OnInvalid | None = None,
         debug: bool = False,
     ) -> None:
         self.debug = debug
+        limits = limits or Limits()
+        self.guard = Guard(limits, allowed_origins=allowed_origins, trusted_hosts=trusted_hosts, proxy=proxy)
+        """Who may open a connection: ``app.guard.counts`` says how often a client was refused something."""
         self.state = State()
         self.connections: Connections[Connection] = Connections()
         """The live connections of this app: ``len(app.connections)``."""
-        self.channels = ChannelBox(_broker(broker, history, presence_grace), self.connections)
+        self.channels = ChannelBox(_broker(broker, history, presence_grace), self.connections, limits)
         """The groups of this app; `ChannelBox` on the class means this one inside the app."""
         self.events = EventEmitter(self.channels.current)
         self.settings = ConnectionSettings(
-            limits or Limits(),
+            limits,
             heartbeat,
             idle_timeout,
             close_timeout,
@@ -95,7 +116,13 @@ class NexiosApp:
             disconnect_grace,
             debug,
         )
-        self.ws_router = WSRouter(convertors=convertors)
+        self.ws_router = WSRouter(
+            convertors=convertors,
+            authenticate=authenticate,
+            requires=requires,
+            rate_limit=rate_limit,
+            on_invalid=on_invalid,
+        )
         self.ws_router._is_app = True
         self.http_router = Router()
         self._middleware = check_middleware(middleware)
@@ -107,6 +134,7 @@ class NexiosApp:
         self._mounted: list[ASGIApp] = []
         self._supervisor = Supervisor(self.channels.current)
         self._warned = False
+        self._warned_of_limits = False
         for route in routes or ():
             self.add_ws_route(route)
 
@@ -122,6 +150,7 @@ class NexiosApp:
         *,
         name: str | None = ...,
         middleware: Iterable[AnyMiddleware] | None = ...,
+        **rules: Unpack[RuleOptions],
     ) -> None: ...
 
     def add_ws_route(
@@ -131,15 +160,21 @@ class NexiosApp:
         *,
         name: str | None = None,
         middleware: Iterable[AnyMiddleware] | None = None,
+        **rules: Unpack[RuleOptions],
     ) -> None:
         """Add a WebSocket route; see `WSRouter.add_ws_route`."""
-        self.ws_router.add_ws_route(path, handler, name=name, middleware=middleware)  # type: ignore[arg-type]
+        self.ws_router.add_ws_route(path, handler, name=name, middleware=middleware, **rules)  # type: ignore[arg-type]
 
     def ws_route(
-        self, path: str, *, name: str | None = None, middleware: Iterable[AnyMiddleware] | None = None
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        middleware: Iterable[AnyMiddleware] | None = None,
+        **rules: Unpack[RuleOptions],
     ) -> Callable[[H], H]:
         """Decorator: the handler of a WebSocket path."""
-        return self.ws_router.ws_route(path, name=name, middleware=middleware)
+        return self.ws_router.ws_route(path, name=name, middleware=middleware, **rules)
 
     websocket = ws_route
 
@@ -308,11 +343,16 @@ class NexiosApp:
                 return
             scope["app"] = self
             scope[HUB] = self.channels.hub
+            scope[GUARD] = self.guard
             scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
             scope["app_root_path"] = scope.get("root_path", "")
             if self._stack is None:
                 self._stack = self._build_stack()
             if kind == "http":
+                refusal = self.guard.admit_http(scope, trio.current_time())
+                if refusal is not None:
+                    await refusal.answer(scope, receive, send)
+                    return
                 await self._stack(scope, receive, send)
                 return
             if kind != "websocket":
@@ -322,23 +362,33 @@ class NexiosApp:
                 return
             if self._supervisor.waiting:
                 self._warn_of_missing_lifespan()
-            connection = Connection(scope, receive, send, self.settings)
-            scope[CONNECTION] = connection
-            server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
-            if self.connections.draining or (server is not None and server.draining):
-                connection.begin_shutdown()
-            self.connections.add(connection)
-            if server is not None:
-                server.add(connection)
+            address = self.guard.admit(scope, trio.current_time())
+            if isinstance(address, Refusal):
+                await address.answer(scope, receive, send)
+                return
             try:
-                await connection.run(self._call)
+                await self._serve(scope, receive, send)
             finally:
-                del scope[CONNECTION]
-                self.connections.discard(connection)
-                if server is not None:
-                    server.discard(connection)
+                self.guard.leave(address)
         finally:
             current_box.reset(token)  # the task may be that of an app around us
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = Connection(scope, receive, send, self.settings, self.guard.counts)
+        scope[CONNECTION] = connection
+        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+        if self.connections.draining or (server is not None and server.draining):
+            connection.begin_shutdown()
+        self.connections.add(connection)
+        if server is not None:
+            server.add(connection)
+        try:
+            await connection.run(self._call)
+        finally:
+            del scope[CONNECTION]
+            self.connections.discard(connection)
+            if server is not None:
+                server.discard(connection)
 
     def _call(self, connection: Connection) -> Awaitable[None]:
         """The handler's coroutine where nothing stands in front of it, else that of the whole stack."""
@@ -354,6 +404,15 @@ class NexiosApp:
 
     async def _serve_mounted(self, scope: Scope, receive: Receive, send: Send, stack: ASGIApp) -> None:
         outer: Connection = scope[CONNECTION]
+        if self.guard.limits != outer.settings.limits and not self._warned_of_limits:
+            self._warned_of_limits = True
+            logger.warning("an app mounted inside another one has limits of its own; the outer app's hold")
+        if self.guard.checks_origin_when_mounted:
+            refusal = self.guard.check_origin(scope)
+            if refusal is not None:
+                self.guard.refused(refusal, scope, trio.current_time())
+                await refusal.answer(scope, receive, send)
+                return
         self.connections.add(outer)
         try:
             await stack(scope, receive, send)
@@ -399,6 +458,9 @@ class NexiosApp:
         for route in self.http_router.routes:
             match, child = route.matches(scope)
             if match is Match.FULL:
+                if self.ws_router.rules:
+                    with scope[CONNECTION].websocket(scope, receive, send) as ws:
+                        await self.ws_router.rules.enforce(ws)
                 await route.handle({**scope, **child}, receive, send)
                 return
         with scope[CONNECTION].websocket(scope, receive, send) as ws:

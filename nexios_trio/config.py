@@ -129,9 +129,7 @@ class Limits:
     connections_per_user: int | None = field(default=100, validator=_bound)
     """Connections of one user at a time, once `WebSocket.identify` or ``authenticate=`` has named him; one
     more gets HTTP 429, or 1008 after accept."""
-    handshakes_per_address: Rate | None = field(
-        default=Rate(100, burst=1_000), converter=_rate_or_none
-    )
+    handshakes_per_address: Rate | None = field(default=Rate(100, burst=1_000), converter=_rate_or_none)
     """Opening handshakes of one client address (IPv6: /64); one too early gets HTTP 429 with Retry-After."""
     header_bytes: int | None = field(default=16 << 10, validator=_bound)
     """All request headers together, names and values; beyond: HTTP 431."""
@@ -167,7 +165,7 @@ class Limits:
     groups: int | None = field(default=256, validator=_bound)
     """Groups that one connection is in at a time; joining one more raises `LimitError`, unhandled 1008."""
     group_name_length: int = field(default=200, validator=_positive)
-    """Characters of a group's name; joining or sending to a longer one raises `LimitError`, unhandled 1008."""
+    """Characters of a group's name; using a longer one raises `LimitError`, unhandled 1008."""
 
     @classmethod
     def none(cls) -> Limits:

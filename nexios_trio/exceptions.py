@@ -15,9 +15,10 @@ Facts are attributes (``code``, ``reason``, ``path`` …); nobody needs to parse
 from __future__ import annotations
 
 import json
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 __all__ = [
+    "NO_CREDENTIALS",
     "AuthenticationError",
     "ConcurrentReceiveError",
     "InvalidJSON",
@@ -35,6 +36,9 @@ __all__ = [
     "WrongTypeError",
     "WrongValueError",
 ]
+
+
+NO_CREDENTIALS: Final = "no credentials"
 
 
 class NexiosTrioError(Exception):
@@ -81,6 +85,11 @@ class PeerError(NexiosTrioError):
     def public_reason(self) -> str:
         """What the client may read in the Close frame."""
         return str(self)
+
+    @property
+    def log_reason(self) -> str:
+        """What the log says, and with ``debug=True`` the client too."""
+        return self.public_reason
 
 
 class MessageTypeError(PeerError):
@@ -155,13 +164,17 @@ class AuthenticationError(PeerError):
     close_code: ClassVar[int] = 4401
     status: ClassVar[int] = 401
 
-    def __init__(self, cause: str = "no credentials") -> None:
+    def __init__(self, cause: str = NO_CREDENTIALS) -> None:
         self.cause = cause
         super().__init__(f"authentication failed: {cause}")
 
     @property
     def public_reason(self) -> str:
-        return "authentication required" if self.cause == "no credentials" else "authentication failed"
+        return "authentication required" if self.cause == NO_CREDENTIALS else "authentication failed"
+
+    @property
+    def log_reason(self) -> str:
+        return str(self)
 
 
 class PermissionDenied(PeerError):
@@ -181,6 +194,10 @@ class PermissionDenied(PeerError):
     @property
     def public_reason(self) -> str:
         return "permission denied"
+
+    @property
+    def log_reason(self) -> str:
+        return str(self)
 
 
 class LimitError(PeerError):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, Protocol, TypeAlias
 
 from attrs import frozen
 
-__all__ = ["ASGIApp", "Drainable", "Message", "Receive", "RouteSpec", "Scope", "Send"]
+__all__ = ["RULES_MARK", "ASGIApp", "Drainable", "Message", "Receive", "RouteSpec", "Scope", "Send"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+RULES_MARK: Final = "__nexios_trio_rules__"
+"""The attribute of a handler, or of a consumer's class, in which decorators leave their rules."""
 
 
 class Drainable(Protocol):
@@ -31,3 +34,5 @@ class RouteSpec:
     handler: Callable[..., Awaitable[None]]
     name: str | None = None
     middleware: tuple[Any, ...] = ()
+    rules: Mapping[str, Any] = {}
+    """Further keyword arguments of the route."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, Unpack, cast, overload
 
 from attrs import define, frozen
 from starlette.convertors import Convertor
@@ -15,6 +15,7 @@ from nexios_trio.exceptions import RoutingError, WrongTypeError
 from nexios_trio.routing.handlers import Handler, check_handler, extra_parameters, name_of
 from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
 from nexios_trio.routing.paths import CONVERTORS, PathPattern, check_convertors, check_path
+from nexios_trio.security.rules import RuleOptions, Rules
 from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
 from nexios_trio.websockets.base import WebSocket
 
@@ -31,7 +32,8 @@ class WebsocketRoutes:
 
     In a router with a prefix the path may be empty: the route is then the prefix itself.
     ``name`` is for `url_path_for` (default: the handler's). ``middleware`` runs innermost, after the
-    app's and the routers'.
+    app's and the routers'. ``rules`` are ``authenticate``, ``requires``, ``rate_limit`` and ``on_invalid``,
+    see `nexios_trio.security.rules.RuleOptions`.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class WebsocketRoutes:
         *,
         name: str | None = None,
         middleware: Iterable[AnyMiddleware] | None = None,
+        **rules: Unpack[RuleOptions],
     ) -> None:
         self.path = check_path(path, empty=True)
+        self.rules = Rules.of(rules)
         check_handler(handler)
         self.handler = handler
         self.name = name or name_of(handler)
@@ -60,6 +64,13 @@ class ResolvedRoute:
     route: WebsocketRoutes
     middleware: Sequence[AnyMiddleware]
     mounts: Sequence[_Mounted]
+    outer_rules: Rules
+
+    @functools.cached_property
+    def rules(self) -> Rules:
+        """What the app, the routers, the route and decorators ask of a client; put together when the first
+        one comes, so that decorators may stand above and below the registration."""
+        return self.outer_rules.around(self.route.rules).around(Rules.marked(self.route.handler))
 
     @functools.cached_property
     def wanted(self) -> frozenset[str] | None:
@@ -85,7 +96,11 @@ class ResolvedRoute:
         return enter
 
     def handle(self, ws: WebSocket) -> Awaitable[None]:
-        """Call the handler, past any middleware."""
+        """Call the handler, past any middleware, for clients that the rules let in."""
+        ws._connection.route = self.pattern.path
+        return self.rules.run(ws, self._call) if self.rules else self._call(ws)
+
+    def _call(self, ws: WebSocket) -> Awaitable[None]:
         if self.wanted is None:
             return self.route.handler(ws, **ws.path_params)
         return self.route.handler(ws, **{name: ws.path_params[name] for name in self.wanted})
@@ -115,6 +130,7 @@ class _Place:
     prefix: str
     middleware: tuple[AnyMiddleware, ...]
     convertors: Mapping[str, Convertor[Any]]
+    rules: Rules
     mounts: tuple[_Mounted, ...] = ()
 
     def inside(self, mounted: _Mounted) -> _Place:
@@ -124,6 +140,7 @@ class _Place:
             self.prefix + mounted.prefix,
             (*self.middleware, *inner.middleware),
             {**self.convertors, **inner.convertors},
+            self.rules.around(inner.rules),
             (*self.mounts, mounted),
         )
 
@@ -133,7 +150,8 @@ class WSRouter:
 
     Routes are tried in the order in which they were added; the first match wins. ``prefix`` stands
     before each path. ``convertors`` are known to this router's patterns besides the built-in ones.
-    Adding to a router that is mounted already works and is seen at once.
+    ``rules`` hold for all its routes, see `nexios_trio.security.rules.RuleOptions`. Adding to a router that
+    is mounted already works and is seen at once.
     """
 
     def __init__(
@@ -143,8 +161,10 @@ class WSRouter:
         prefix: str = "",
         middleware: Iterable[AnyMiddleware] | None = None,
         convertors: Mapping[str, Convertor[Any]] | None = None,
+        **rules: Unpack[RuleOptions],
     ) -> None:
         self.prefix = _check_prefix(prefix)
+        self.rules = Rules.of(rules)
         self.middleware = check_middleware(middleware)
         self.convertors = check_convertors(convertors)
         self._entries: list[WebsocketRoutes | _Mounted] = []
@@ -167,6 +187,7 @@ class WSRouter:
         *,
         name: str | None = ...,
         middleware: Iterable[AnyMiddleware] | None = ...,
+        **rules: Unpack[RuleOptions],
     ) -> None: ...
 
     def add_ws_route(
@@ -176,6 +197,7 @@ class WSRouter:
         *,
         name: str | None = None,
         middleware: Iterable[AnyMiddleware] | None = None,
+        **rules: Unpack[RuleOptions],
     ) -> None:
         """Add a route: a `WebsocketRoutes`, or a path and a handler.
 
@@ -183,9 +205,11 @@ class WSRouter:
         slash, an unknown convertor, a handler that is not async, a path that is taken.
         """
         if isinstance(path, RouteSpec):
-            path = WebsocketRoutes(path.path, path.handler, name=path.name, middleware=path.middleware)
+            path = WebsocketRoutes(
+                path.path, path.handler, name=path.name, middleware=path.middleware, **cast("Any", path.rules)
+            )
         if isinstance(path, WebsocketRoutes):
-            if handler is not None or name is not None or middleware is not None:
+            if handler is not None or name is not None or middleware is not None or rules:
                 raise WrongTypeError("add_ws_route() takes a WebsocketRoutes alone, or a path and a handler")
             route = path
         elif not isinstance(path, str):
@@ -198,7 +222,7 @@ class WSRouter:
                 f"decorate it with @app.ws_route({path!r})"
             )
         else:
-            route = WebsocketRoutes(path, handler, name=name, middleware=middleware)
+            route = WebsocketRoutes(path, handler, name=name, middleware=middleware, **rules)
         self._add(route)
 
     def ws_route(
@@ -207,11 +231,12 @@ class WSRouter:
         *,
         name: str | None = None,
         middleware: Iterable[AnyMiddleware] | None = None,
+        **rules: Unpack[RuleOptions],
     ) -> Callable[[H], H]:
         """Decorator: register the handler below it."""
 
         def register(handler: H) -> H:
-            self.add_ws_route(path, handler, name=name, middleware=middleware)
+            self.add_ws_route(path, handler, name=name, middleware=middleware, **rules)
             return handler
 
         return register
@@ -264,7 +289,8 @@ class WSRouter:
                         yield place.inside(entry)
 
     def _here(self) -> _Place:
-        return _Place(self, "", (), {**CONVERTORS, **self.convertors})
+        rules = self.rules if self._is_app else Rules()
+        return _Place(self, "", (), {**CONVERTORS, **self.convertors}, rules)
 
     def _descendants(self) -> Iterator[WSRouter]:
         for entry in self._entries:
@@ -311,7 +337,7 @@ def _expand(entry: WebsocketRoutes | _Mounted, place: _Place) -> Iterator[Resolv
             yield from _expand(inner, place.inside(entry))
     else:
         pattern = PathPattern.compile(place.prefix + entry.path, place.convertors)
-        yield ResolvedRoute(pattern, entry, (*place.middleware, *entry.middleware), place.mounts)
+        yield ResolvedRoute(pattern, entry, (*place.middleware, *entry.middleware), place.mounts, place.rules)
 
 
 def _check_prefix(prefix: str) -> str:

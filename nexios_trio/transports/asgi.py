@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterable
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Literal
 
 import trio
@@ -61,6 +62,13 @@ def sends_atomically(scope: Scope) -> bool:
     )
 
 
+def _is_longer(data: str | bytes, bound: int) -> bool:
+    """Whether the message has more than ``bound`` bytes, text as UTF-8."""
+    if len(data) > bound or isinstance(data, bytes) or data.isascii():
+        return len(data) > bound
+    return len(data.encode("utf-8", "surrogatepass")) > bound
+
+
 def frame_size(message: Message) -> int:
     """Bytes (characters for text) of a ``websocket.send``."""
     data = message.get("text")
@@ -78,7 +86,9 @@ class AsgiTransport:
         "_gone_event",
         "_on_accepted",
         "_on_closing",
+        "_on_too_big",
         "_on_unread",
+        "_patience",
         "_peer_gone",
         "_queue",
         "_receive",
@@ -86,14 +96,18 @@ class AsgiTransport:
         "_sending",
         "_streak",
         "_wire_close",
+        "accepted_early",
         "choked",
         "close_timeout",
         "closure",
         "extensions",
         "inbox",
+        "max_message",
         "outbox",
         "received_at",
+        "spoken",
         "state",
+        "take",
         "track_time",
         "unread_timeout",
     )
@@ -108,15 +122,19 @@ class AsgiTransport:
         inbox: Inbox,
         close_timeout: float,
         unread_timeout: float = math.inf,
+        max_message: int | None = None,
         on_closing: Callable[[], None],
         on_accepted: Callable[[str | None], None] = _nothing,
         on_unread: Callable[[], None] = _nothing,
+        on_too_big: Callable[[], None] = _nothing,
     ) -> None:
         self._receive = receive
         self._send = send
         self.extensions = extensions
         self._atomic = atomic
         self.inbox = inbox
+        self.take: Callable[[], Awaitable[str | bytes]] = inbox.get
+        """Where received messages are taken from: the inbox, or rate limits in front of it."""
         self.outbox: Outbox | None = None
         """Set with the first group membership; all sends go through it from then on."""
         self.close_timeout = close_timeout
@@ -124,13 +142,21 @@ class AsgiTransport:
         self._on_closing = on_closing
         self._on_accepted = on_accepted
         self._on_unread = on_unread
+        self._on_too_big = on_too_big
+        self.max_message = sys.maxsize if max_message is None else max_message
         self.state = State.CONNECTING
         self.closure: Closure | None = None
         self.track_time = False
         self.received_at = 0.0
         """When the last message came (`trio.current_time`), kept only while ``track_time`` is set."""
+        self.spoken = False
+        """Whether a message has come, kept only while ``track_time`` is set."""
+        self.accepted_early = False
+        """Whether somebody has accepted in the handler's place: the next `accept` finds it done."""
         self.choked = False
         """Whether `read` has stopped reading because the handler does not: a silence of our own making."""
+        self._patience = math.inf
+        """Until when the handler may leave a full inbox alone."""
         self._sending = False
         self._streak = 0
         self._queue: ParkingLot | None = None
@@ -157,7 +183,10 @@ class AsgiTransport:
                     data = event.get("bytes") or b""
                 if self.track_time:
                     self.received_at = trio.current_time()
-                if inbox.put_nowait(data):
+                    self.spoken = True
+                if len(data) * 4 > self.max_message and _is_longer(data, self.max_message):
+                    self._on_too_big()
+                elif inbox.put_nowait(data):
                     await self._wait_for_room()
             elif event["type"] == "websocket.disconnect":
                 code = event.get("code", 1005)
@@ -167,10 +196,13 @@ class AsgiTransport:
 
     async def _wait_for_room(self) -> None:
         # A disconnect waits behind the messages that nobody reads, and cannot be seen: patience is bounded.
-        self.choked = True
+        if not self.choked:  # or this goes on after a timer has interrupted `read`
+            self.choked = True
+            self._patience = trio.current_time() + self.unread_timeout
         while self.inbox.full:
-            with trio.move_on_after(self.unread_timeout) as patience:
+            with trio.move_on_at(self._patience) as patience:
                 await self.inbox.wait_taken()
+                self._patience = trio.current_time() + self.unread_timeout
             if patience.cancelled_caught:
                 self._on_unread()
                 await self.inbox.wait_for_room()
@@ -213,6 +245,16 @@ class AsgiTransport:
         return WrongStateError(CURES.get((self.state, event), REJECTED_CURE))
 
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if self.accepted_early and self.state is not State.CONNECTING:
+            headers = list(headers)
+            if subprotocol is not None or headers:
+                raise WrongStateError(
+                    "this connection was accepted to be authenticated by its first message; give the "
+                    "subprotocol and headers to that authenticator, and call accept() without"
+                )
+            self.accepted_early = False
+            await checkpoint()
+            return
         await self._answer(
             Event.ACCEPT,
             {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers)},
@@ -391,7 +433,8 @@ class AsgiTransport:
 
     def detach(self) -> None:
         """Let go of whoever is told of the end, so that no cycle of references outlives the connection."""
-        self._on_closing = self._on_accepted = self._on_unread = _nothing
+        self._on_closing = self._on_accepted = self._on_unread = self._on_too_big = _nothing
+        self.take = self.inbox.get
 
     # The same as ASGI, for middleware and for foreign apps mounted in ours
 
@@ -402,7 +445,7 @@ class AsgiTransport:
             await checkpoint()
             return {"type": "websocket.connect"}
         try:
-            data = await self.inbox.get()
+            data = await self.take()
         except WebSocketDisconnect as over:
             return {"type": "websocket.disconnect", "code": over.code, "reason": over.reason}
         if isinstance(data, str):

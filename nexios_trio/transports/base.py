@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Literal, Protocol
 
 from attrs import frozen
@@ -33,6 +33,8 @@ class Transport(Protocol):
     state: State
     closure: Closure | None
     inbox: Inbox
+    take: Callable[[], Awaitable[str | bytes]]
+    accepted_early: bool
 
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Complete the opening handshake."""

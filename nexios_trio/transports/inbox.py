@@ -82,6 +82,14 @@ class Inbox:
             self._end = end
             self._wake()
 
+    def discard(self) -> None:
+        """Forget what is here; nobody shall read it."""
+        self._messages.clear()
+        self._bytes = 0
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
     def _wake(self) -> None:
         if self._getter is not None:
             getter, self._getter = self._getter, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
 from attrs import frozen
 from starlette.requests import HTTPConnection
@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketState
 
 from nexios_trio.exceptions import (
     MessageTypeError,
+    PeerError,
     WebSocketDisconnect,
     WrongStateError,
     WrongTypeError,
@@ -22,6 +23,7 @@ from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.types import Message, Receive, Scope, Send
 from nexios_trio.websockets import codec
 from nexios_trio.websockets.headers import encode_headers, encode_subprotocol
+from nexios_trio.websockets.metering import Intake, MeterFactory
 
 if TYPE_CHECKING:
     from nexios_trio.config import Overflow
@@ -32,10 +34,23 @@ if TYPE_CHECKING:
 HUB = "nexios_trio.hub"
 """The scope key of the groups of the app that a connection belongs to."""
 
-__all__ = ["HUB", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
+GUARD = "nexios_trio.guard"
+"""The scope key of the guard of the app that a connection belongs to."""
+
+__all__ = ["GUARD", "HUB", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+Authorize: TypeAlias = Callable[["WebSocket", str], "bool | Awaitable[bool]"]
+"""Whether a client may join a group."""
+
+OnInvalid: TypeAlias = Literal["close", "reply"] | Callable[["WebSocket", PeerError], Awaitable[None]]
+"""What becomes of a JSON message that is none or does not fit: the error is raised where it was received,
+which closes unless the handler catches it; the client is told and the next message taken; or the function is
+called and the next message taken."""
+
+Renewal: TypeAlias = Callable[["WebSocket", str], Awaitable[None]]
 
 _CLIENT_STATE = {
     State.CONNECTING: WebSocketState.CONNECTING,
@@ -92,6 +107,12 @@ class WebSocket(HTTPConnection):
         self._via_receive: Receive | None = None
         self._via_send: Send | None = None
         self._told: Message | None = None
+        self._intake: Intake | None = None
+        """Made with the first rate limit."""
+        self._choose_subprotocol = False
+        """Whether `accept` has to choose a subprotocol, since one was offered for the sake of another."""
+        self._renewal: Renewal | None = None
+        self._on_invalid: OnInvalid = "close"
 
     def _replace_scope(self, scope: Scope) -> None:
         self.scope = scope
@@ -122,18 +143,19 @@ class WebSocket(HTTPConnection):
 
     @property
     def user(self) -> Any:
-        """What Starlette's `AuthenticationMiddleware` found the user to be."""
+        """Who the client is: what ``authenticate=`` found, or Starlette's `AuthenticationMiddleware`."""
         return self._from_middleware("user", "AuthenticationMiddleware")
 
     @property
     def auth(self) -> Any:
-        """What Starlette's `AuthenticationMiddleware` found the user to be allowed."""
+        """What the user may: ``ws.auth.scopes``, and until when: ``ws.auth.expires`` (Unix time, or None)."""
         return self._from_middleware("auth", "AuthenticationMiddleware")
 
     def _from_middleware(self, key: str, middleware: str) -> Any:
         if key not in self.scope:
+            ours = "authenticate=, which this route has not, or by " if key != "session" else ""
             raise WrongStateError(
-                f"ws.{key} is filled in by Starlette's {middleware}, which is not installed; write "
+                f"ws.{key} is filled in by {ours}Starlette's {middleware}, which is not installed; write "
                 f"NexiosApp(middleware=[Middleware({middleware}, ...)])"
             )
         return getattr(super(), key)
@@ -172,7 +194,10 @@ class WebSocket(HTTPConnection):
         Raises `WrongStateError` on a second call, `WrongValueError` for what may not be sent, and
         `WebSocketDisconnect` if the client is gone already.
         """
-        chosen = encode_subprotocol(subprotocol, self.scope.get("subprotocols") or ())
+        offered = self.subprotocols
+        if subprotocol is None and self._choose_subprotocol:
+            subprotocol = offered[0]
+        chosen = encode_subprotocol(subprotocol, offered)
         encoded = encode_headers(headers)
         if self._via_send is None:
             await self._transport.accept(chosen, encoded)
@@ -202,12 +227,10 @@ class WebSocket(HTTPConnection):
             body, content_type = body.encode("utf-8", "replace"), b"text/plain; charset=utf-8"
         elif not isinstance(body, bytes):
             raise WrongTypeError(f"a body is str, bytes, dict or list, not {type(body).__name__}")
-        encoded = encode_headers(headers)
-        names = {name for name, _ in encoded}
-        if body and b"content-type" not in names:
+        encoded = [pair for pair in encode_headers(headers) if pair[0] != b"content-length"]
+        if body and not any(name == b"content-type" for name, _ in encoded):
             encoded.append((b"content-type", content_type))
-        if b"content-length" not in names:
-            encoded.append((b"content-length", str(len(body)).encode()))
+        encoded.append((b"content-length", str(len(body)).encode()))
         if self._via_send is None:
             await self._transport.reject(status, encoded, body)
         else:
@@ -223,7 +246,7 @@ class WebSocket(HTTPConnection):
         `MessageTypeError` for a binary message (which it carries). Cancelled, it has taken nothing.
         """
         if self._via_receive is None and self._transport.state is State.OPEN:
-            data = await self._transport.inbox.get()
+            data = await self._transport.take()
         else:
             data = await self._next()
         if isinstance(data, str):
@@ -233,7 +256,7 @@ class WebSocket(HTTPConnection):
     async def receive_bytes(self) -> bytes:
         """The next message, which must be binary; otherwise as `receive_text`."""
         if self._via_receive is None and self._transport.state is State.OPEN:
-            data = await self._transport.inbox.get()
+            data = await self._transport.take()
         else:
             data = await self._next()
         if isinstance(data, bytes):
@@ -253,8 +276,28 @@ class WebSocket(HTTPConnection):
         the message is taken in either case, and unhandled they close with 1007.
         """
         self._check_mode(mode)
-        data = await (self.receive_text() if mode == "text" else self.receive_bytes())
-        return codec.decode(data, type)
+        return await self._receive_json(self.receive_text if mode == "text" else self.receive_bytes, type)
+
+    async def _receive_json(self, take: Callable[[], Awaitable[str | bytes]], type: Any) -> Any:
+        limits = self._connection.settings.limits
+        while True:
+            try:
+                data = await take()
+                value = codec.decode(data, type, depth=limits.json_depth, items=limits.json_items)
+            except PeerError as error:
+                if self._on_invalid == "close":
+                    raise
+                self._connection.counts["invalid"] += 1
+                await self._answer_invalid(error)
+                continue
+            if self._intake is None or self._intake.passes(data, codec.kind_of(value)):
+                return value
+
+    async def _answer_invalid(self, error: PeerError) -> None:
+        if callable(self._on_invalid):
+            await self._on_invalid(self, error)
+        else:
+            await self.send_json(codec.problem_of(error))
 
     async def receive(self) -> Message:
         """The next ASGI message, as a dict; for code that wants either kind of message.
@@ -280,7 +323,7 @@ class WebSocket(HTTPConnection):
         if (self._transport.state, Event.RECEIVE) not in TRANSITIONS:
             raise self._transport.refusal(Event.RECEIVE)
         if self._via_receive is None:
-            return await self._transport.inbox.get()
+            return await self._transport.take()
         message = await self._via_receive()
         while message["type"] == "websocket.connect":
             message = await self._via_receive()
@@ -402,6 +445,39 @@ class WebSocket(HTTPConnection):
         if mode not in ("text", "binary"):
             raise WrongValueError(f'mode is "text" or "binary", not {mode!r}')
 
+    # Bounds and identity
+
+    def rate_limit(self, limit: MeterFactory | str) -> None:
+        """From now on, hold what this client sends to ``limit``: a `nexios_trio.RateLimit`, or a rate such as
+        ``"10/s"``, beyond which messages wait.
+
+        It acts where messages are received: by `receive`, `receive_text` and its relatives, and the loops
+        over them. Not a checkpoint.
+        """
+        if isinstance(limit, str):
+            factory: MeterFactory = self.scope[GUARD].rate_limit(limit)
+        elif not callable(getattr(limit, "meter", None)):
+            raise WrongTypeError(f'a rate limit is a RateLimit or a str such as "10/s", not {limit!r}')
+        else:
+            factory = limit
+        if self._intake is None:
+            self._intake = Intake(self._connection)
+        self._intake.add(factory.meter(self))
+
+    async def renew(self, token: str) -> None:
+        """Go on with a new token of the same user, before the old one has expired.
+
+        Raises `AuthenticationError` for a token that is no good or another user's, `PermissionDenied` if its
+        scopes are not enough for this route; unhandled, they close with 4401 and 4403. The old one holds on
+        where nothing was raised. `WrongStateError` if the client was not authenticated by a token.
+        """
+        if self._renewal is None:
+            raise WrongStateError(
+                "this client was not authenticated by a token; renew() needs authenticate=BearerToken(...), "
+                "SubprotocolToken(...) or FirstMessage(...), or an Identity with renew="
+            )
+        await self._renewal(self, token)
+
     # The end
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
@@ -430,6 +506,7 @@ class WebSocket(HTTPConnection):
         user_id: str | None = None,
         overflow: Overflow | None = None,
         envelope: bool = False,
+        authorize: Authorize | None = None,
     ) -> Group:
         """Membership of a group: ``async with ws.join("room.42") as group``.
 
@@ -440,6 +517,10 @@ class WebSocket(HTTPConnection):
         happens when this client does not read (default: `Overflow.DISCONNECT`). With ``envelope`` each JSON
         or text message comes as ``{"group": …, "position": …, "payload": …}``, so that the client knows
         where to resume.
+
+        ``authorize(ws, name)``, async or not, says whether this client may: if it gives False, entering
+        raises `PermissionDenied`, unhandled 4403. Entering a group too many, or one with too long a name,
+        raises `LimitError`, unhandled 1008.
 
         Leaving is immediate: at the end of the block, or when the connection is over. Entering raises
         `WebSocketDisconnect`, or `WrongStateError` before `accept` and if this connection is in the group
@@ -453,6 +534,7 @@ class WebSocket(HTTPConnection):
             user_id=user_id,
             overflow=overflow,
             envelope=envelope,
+            authorize=authorize,
         )
 
     def identify(self, user_id: str) -> None:

@@ -14,13 +14,14 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 import trio
 
 from nexios_trio.brokers.base import Broker, Kind, Message
+from nexios_trio.config import Limits
 from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.status import check_close
 from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.hub import Hub, Subscription
 from nexios_trio.websockets.lifetime import Connection
-from nexios_trio.websockets.payloads import check_group_name, draft_of, in_form
+from nexios_trio.websockets.payloads import draft_of, in_form
 from nexios_trio.websockets.utils import (
     ChannelAddStatusEnum,
     ChannelMessageDC,
@@ -207,8 +208,10 @@ class ChannelBox:
     All ``async`` methods are checkpoints.
     """
 
-    def __init__(self, broker: Broker, connections: Iterable[Connection]) -> None:
-        self.hub = Hub(broker, connections)
+    def __init__(
+        self, broker: Broker, connections: Iterable[Connection], limits: Limits | None = None
+    ) -> None:
+        self.hub = Hub(broker, connections, limits or Limits())
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -230,7 +233,7 @@ class ChannelBox:
         Messages of the group come in the channel's payload type. Raises `WebSocketDisconnect` if the
         connection is over, `WrongStateError` before ``accept()``. Cancelled, it is no member.
         """
-        check_group_name(group_name)
+        self.hub.checked(group_name)
         if not isinstance(channel, Channel):
             raise WrongTypeError(f"a member is a Channel, not {type(channel).__name__}; write Channel(ws)")
         if channel._hub is not self.hub:
@@ -254,7 +257,7 @@ class ChannelBox:
         self, channel: Channel, group_name: str = "default"
     ) -> ChannelRemoveStatusEnum:
         """Undo `add_channel_to_group`; legal after the connection has ended. Cancelled, it is done."""
-        check_group_name(group_name)
+        self.hub.checked(group_name)
         known = group_name in self.hub.groups
         group = channel.groups.pop(group_name, None) if channel._hub is self.hub else None
         if group is not None:
@@ -284,7 +287,7 @@ class ChannelBox:
         Never waits for a member. ``exclude`` are ids of connections (``ws.id``). Cancelled, it was sent to
         all or to none.
         """
-        known = check_group_name(group_name) in self.hub.groups
+        known = self.hub.checked(group_name) in self.hub.groups
         await self.hub.broker.publish(group_name, draft_of(payload, exclude=exclude), keep=save_history)
         return GroupSendStatusEnum.GROUP_SEND if known else GroupSendStatusEnum.NO_SUCH_GROUP
 
@@ -324,13 +327,13 @@ class ChannelBox:
     @_OnBoxOrClass
     async def show_history(self, group_name: str = "default") -> list[ChannelMessageDC]:
         """The kept messages of a group, oldest first."""
-        history = await self.hub.broker.history(check_group_name(group_name))
+        history = await self.hub.broker.history(self.hub.checked(group_name))
         return [ChannelMessageDC.of(message) for message in history.messages]
 
     @_OnBoxOrClass
     async def flush_history(self, group_name: str | None = None) -> None:
         """Throw away the history of a group, or of all groups."""
-        await self.hub.broker.forget(None if group_name is None else check_group_name(group_name))
+        await self.hub.broker.forget(None if group_name is None else self.hub.checked(group_name))
 
     @_OnBoxOrClass
     async def close_all_connections(self, code: int = 1000, reason: str | None = None) -> int:
@@ -342,7 +345,7 @@ class ChannelBox:
     @_OnBoxOrClass
     async def send(self, group: str, payload: Any, *, save_history: bool = True) -> Message:
         """Send to a group from outside of any connection; see `Group.send`."""
-        return await self.hub.broker.publish(check_group_name(group), draft_of(payload), keep=save_history)
+        return await self.hub.broker.publish(self.hub.checked(group), draft_of(payload), keep=save_history)
 
     @_OnBoxOrClass
     @asynccontextmanager
@@ -353,7 +356,7 @@ class ChannelBox:
         """
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise WrongValueError(f"size is a number of messages, 1 or more, not {size!r}")
-        subscription = Subscription(check_group_name(pattern), size)
+        subscription = Subscription(self.hub.checked(pattern), size)
         async with self.hub.subscribed(subscription):
             yield subscription
 

@@ -11,8 +11,7 @@ from uuid import UUID
 import trio
 
 from nexios_trio.exceptions import WebSocketDisconnect, WrongTypeError, WrongValueError
-from nexios_trio.types import RouteSpec
-from nexios_trio.websockets import codec
+from nexios_trio.types import RULES_MARK, RouteSpec
 from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.channels import (
     Channel,
@@ -112,9 +111,14 @@ class WebSocketConsumer:
         *,
         name: str | None = None,
         middleware: Iterable[Any] | None = None,
+        authenticate: Any = None,
+        requires: Iterable[str] | str = (),
+        rate_limit: Any = None,
+        on_invalid: Any = None,
         **kwargs: Any,
     ) -> RouteSpec:
-        """A route for ``app.add_ws_route``; ``kwargs`` go to the constructor of each instance.
+        """A route for ``app.add_ws_route``; ``kwargs`` go to the constructor of each instance, the rest as
+        in `WSRouter.add_ws_route`.
 
         Raises `WrongTypeError` or `WrongValueError` for a consumer that could not work.
         """
@@ -126,7 +130,15 @@ class WebSocketConsumer:
         consumer.__name__ = cls.__name__
         consumer.__qualname__ = cls.__qualname__
         consumer.__module__ = cls.__module__
-        return RouteSpec(path, consumer, name or cls.__name__, (*cls.middleware, *(middleware or ())))
+        if hasattr(cls, RULES_MARK):
+            setattr(consumer, RULES_MARK, getattr(cls, RULES_MARK))
+        rules = {
+            "authenticate": authenticate,
+            "requires": requires,
+            "rate_limit": rate_limit,
+            "on_invalid": on_invalid,
+        }
+        return RouteSpec(path, consumer, name or cls.__name__, (*cls.middleware, *(middleware or ())), rules)
 
     async def _serve(self, ws: WebSocket) -> None:
         self.websocket = ws
@@ -205,12 +217,9 @@ class WebSocketConsumer:
             return await ws.receive_text()
         if self.encoding == "bytes":
             return await ws.receive_bytes()
-        message = await ws.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message["code"], message["reason"])
-        text = message.get("text")
-        data = message["bytes"] if text is None else text
-        return codec.decode(data, self.message_type) if self.encoding == "json" else data
+        if self.encoding == "json":
+            return await ws._receive_json(ws._next, self.message_type)
+        return await ws._next()
 
 
 def _check_class(cls: type[WebSocketConsumer], kwargs: dict[str, Any]) -> None:

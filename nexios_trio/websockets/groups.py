@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,15 @@ from attrs import evolve
 
 from nexios_trio.brokers.base import History, Kind, Message, Position
 from nexios_trio.config import Overflow
-from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import PermissionDenied, WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.transports.outbox import Entry, Outbox
 from nexios_trio.transports.states import State
 from nexios_trio.websockets.lifetime import Connection
-from nexios_trio.websockets.payloads import Parcel, check_group_name, draft_of
+from nexios_trio.websockets.payloads import Parcel, draft_of
 from nexios_trio.websockets.presence import Presence
 
 if TYPE_CHECKING:
+    from nexios_trio.websockets.base import Authorize
     from nexios_trio.websockets.hub import GroupStatistics, Hub
 
 __all__ = ["Group"]
@@ -48,10 +50,14 @@ class Group:
         overflow: Overflow | None = None,
         envelope: bool = False,
         form: Kind | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         self._hub = hub
         self._connection = connection
-        self.name = check_group_name(name)
+        self.name = hub.checked(name)
+        if authorize is not None and not callable(authorize):
+            raise WrongTypeError(f"authorize is a function of the WebSocket and the name, not {authorize!r}")
+        self._authorize = authorize
         self._since = _asked_for(since)
         self._overflow = Overflow.DISCONNECT if overflow is None else overflow
         if not isinstance(self._overflow, Overflow):
@@ -98,7 +104,8 @@ class Group:
         """Become a member, as ``async with`` does; first replays what was missed, which waits for the client.
 
         A checkpoint; cancelled, one is no member. Raises `WebSocketDisconnect` if the connection is over or
-        ends meanwhile, `WrongStateError` before ``accept()`` and if the connection is in the group already.
+        ends meanwhile, `WrongStateError` before ``accept()`` and if the connection is in the group already,
+        `PermissionDenied` if ``authorize`` says no, `LimitError` for a group too many.
         """
         if self._statistics is not None:
             raise WrongStateError(
@@ -108,6 +115,7 @@ class Group:
             raise WrongStateError(
                 f"cannot join {self.name!r} before the handshake is done; call `await ws.accept()` first"
             )
+        await self._check_permission()
         self._outbox = self._connection.open_outbox()
         self._statistics = self._hub.enter(self, self._connection)
         self._connection.at_end(self.leave_nowait)
@@ -120,6 +128,17 @@ class Group:
         except BaseException:
             self.leave_nowait()
             raise
+
+    async def _check_permission(self) -> None:
+        if self._authorize is None:
+            return
+        allowed = self._authorize(self._connection.plain_websocket(), self.name)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if allowed is not True:
+            if allowed is not False:
+                raise WrongTypeError(f"authorize gives True or False, not {allowed!r}")
+            raise PermissionDenied(f"not allowed in the group {self.name!a}")
 
     def _check_open(self) -> None:
         closure = self._connection.transport.closure

@@ -13,12 +13,12 @@ from attrs import define
 from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.base import Broker, Message, PresenceEvent
-from nexios_trio.config import Overflow
-from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError, WrongTypeError
+from nexios_trio.config import Limits, Overflow
+from nexios_trio.exceptions import LimitError, WebSocketDisconnect, WrongStateError, WrongTypeError
 from nexios_trio.transports.outbox import Drops, Entry
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.lifetime import Connection
-from nexios_trio.websockets.payloads import Parcel, frame_of
+from nexios_trio.websockets.payloads import Parcel, check_group_name, frame_of
 from nexios_trio.websockets.presence import presence_message
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class LocalGroup:
 class Hub:
     """What a broker delivers to; one per app."""
 
-    def __init__(self, broker: Broker, connections: Iterable[Connection]) -> None:
+    def __init__(self, broker: Broker, connections: Iterable[Connection], limits: Limits) -> None:
         self.broker = broker
+        self.limits = limits
         broker.attach(self)
         self.connections = connections
         self.channels: dict[str, Channel] = {}
@@ -82,6 +83,10 @@ class Hub:
         self._wanted: Counter[tuple[str, bool]] = Counter()
         """How many want the messages of a group, or (True) of a pattern."""
 
+    def checked(self, name: object) -> str:
+        """``name`` if a group may have it; see `check_group_name`."""
+        return check_group_name(name, self.limits.group_name_length)
+
     # Membership
 
     def membership(self, connection: Connection, name: str, **options: Any) -> Group:
@@ -89,16 +94,21 @@ class Hub:
         return Group(self, connection, name, **options)
 
     def enter(self, member: Group, connection: Connection) -> GroupStatistics:
-        """Add a member. Raises `WrongStateError` if the connection is in the group already."""
+        """Add a member. Raises `WrongStateError` if the connection is in the group already, `LimitError` if
+        it is in too many."""
         local = self.groups.get(member.name)
-        if local is None:
-            local = self.groups[member.name] = LocalGroup(member.name)
-        if connection in local.members:
+        if local is not None and connection in local.members:
             raise WrongStateError(
                 f"connection {connection.id} is in the group {member.name!r} already and would get every "
                 "message twice; use the membership that it has, or leave that first"
             )
+        most = self.limits.groups
+        if most is not None and connection.memberships >= most:
+            raise LimitError("groups", most, "too many groups")
+        if local is None:
+            local = self.groups[member.name] = LocalGroup(member.name)
         local.members[connection] = member
+        connection.memberships += 1
         local.statistics.members += 1
         self._wanted[member.name, False] += 1
         return local.statistics
@@ -109,6 +119,7 @@ class Hub:
         if local is None or local.members.get(connection) is not member:
             return
         del local.members[connection]
+        connection.memberships -= 1
         local.statistics.members -= 1
         if not local.members:
             del self.groups[member.name]
@@ -200,10 +211,15 @@ class Hub:
         connection.at_end(lambda: self.channels.pop(channel.id, None))
 
     def identify(self, connection: Connection, user_id: str) -> None:
-        """Note who a connection belongs to."""
+        """Note who a connection belongs to. Raises `LimitError` if he has too many."""
         if not isinstance(user_id, str) or not user_id:
             raise WrongTypeError(f"a user id is a str that is not empty, not {user_id!r}")
         known = self.owners.get(connection)
+        if known == user_id:
+            return
+        most = self.limits.connections_per_user
+        if most is not None and len(self.users.get(user_id, ())) >= most:
+            raise LimitError("connections_per_user", most, "too many connections of this user")
         if known is not None:
             self._forget_user(connection)
         self.owners[connection] = connection.user_id = user_id

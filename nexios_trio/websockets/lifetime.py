@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVarTuple
@@ -11,7 +13,13 @@ from typing import Any, TypeVarTuple
 import trio
 
 from nexios_trio.config import ConnectionSettings
-from nexios_trio.exceptions import PeerError, UsageError, WebSocketDisconnect, WrongStateError
+from nexios_trio.exceptions import (
+    AuthenticationError,
+    PeerError,
+    UsageError,
+    WebSocketDisconnect,
+    WrongStateError,
+)
 from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
 from nexios_trio.transports.inbox import Inbox
 from nexios_trio.transports.outbox import Outbox
@@ -43,16 +51,24 @@ class Connection:
         "__weakref__",
         "_at_end",
         "_children",
+        "_ends_at",
+        "_expires_at",
         "_failures",
+        "_first_by",
         "_handler_scope",
         "_nursery",
+        "_pulse",
+        "_read_out",
         "_reader_scope",
         "_server_receive",
         "_shutting_down",
         "_websocket",
         "_writer_scope",
+        "counts",
         "id",
+        "memberships",
         "receive",
+        "route",
         "scope",
         "send",
         "settings",
@@ -61,10 +77,23 @@ class Connection:
         "user_id",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ConnectionSettings) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        settings: ConnectionSettings,
+        counts: Counter[str] | None = None,
+    ) -> None:
         self.id = secrets.token_hex(6)
         self.scope = scope
         self.settings = settings
+        self.counts = Counter() if counts is None else counts
+        """How often a client was refused something, by cause; the app's."""
+        self.route = ""
+        """The path pattern of the route that the handler was found by."""
+        self.memberships = 0
+        """The groups that this connection is in."""
         self.subprotocol: str | None = None
         self.transport = AsgiTransport(
             receive,
@@ -74,9 +103,11 @@ class Connection:
             inbox=Inbox(settings.limits.inbox_messages, settings.limits.inbox_bytes),
             close_timeout=settings.close_timeout,
             unread_timeout=settings.unread_timeout,
+            max_message=settings.limits.message_bytes,
             on_closing=self._closing,
             on_accepted=self._accepted,
             on_unread=self._unread,
+            on_too_big=self._too_big,
         )
         self._server_receive = receive
         self.receive = self.transport.asgi_receive
@@ -85,6 +116,9 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._handler_scope = trio.CancelScope()
         self._reader_scope = trio.CancelScope(shield=True)
+        self._read_out = False
+        self._pulse: Pulse | None = None
+        self._first_by = self._ends_at = self._expires_at = math.inf
         self._children: set[trio.CancelScope] | None = None
         self._failures: list[BaseException] = []
         self._at_end: dict[Callable[[], object], None] | None = None
@@ -216,6 +250,7 @@ class Connection:
                     self._end_children()
                     await self._say_goodbye(self._verdict(), wait=True)
                 finally:
+                    self._read_out = True
                     self._reader_scope.cancel()
                     if self._writer_scope is not None:
                         self._writer_scope.cancel()
@@ -236,19 +271,50 @@ class Connection:
                     self.transport.outbox.throw_away()
 
     async def _read(self) -> None:
-        with self._reader_scope:
-            pulse = Pulse.of(self.settings, trio.current_time())
-            if pulse is None:
-                await self.transport.read()
+        transport = self.transport
+        self._pulse = Pulse.of(self.settings, trio.current_time())
+        transport.track_time = (
+            self._pulse is not None or self.settings.limits.first_message_timeout != math.inf
+        )
+        transport.received_at = trio.current_time()
+        while not self._read_out:
+            with trio.CancelScope(deadline=self._due(), shield=True) as self._reader_scope:
+                await transport.read()
                 return
-            self.transport.track_time = True
-            self.transport.received_at = pulse.heard
-            while True:
-                with trio.CancelScope(deadline=pulse.due) as beat:
-                    await self.transport.read()
-                if not beat.cancelled_caught:
-                    return
-                self._beat(pulse)
+            if not self._read_out:
+                self._time_is_up(trio.current_time())
+
+    def _due(self) -> float:
+        """When to look at the clock again. All timers of a connection live in its reader: a task for each
+        would cost more memory than the rest of an idle connection."""
+        due = min(self._first_by, self._ends_at, self._expires_at)
+        return due if self._pulse is None else min(due, self._pulse.due)
+
+    def _time_is_up(self, now: float) -> None:
+        if now >= self._expires_at:
+            self._expires_at = math.inf
+            self.counts["expired"] += 1
+            if self.transport.state is State.CONNECTING:
+                self._fail(AuthenticationError("expired before accept()"))
+            else:
+                self.close_soon(AuthenticationError.close_code, "authentication expired")
+        if now >= self._ends_at:
+            self._ends_at = math.inf
+            self.counts["lifetime"] += 1
+            self.close_soon(1001, "lifetime over")
+        if now >= self._first_by:
+            self._first_by = math.inf
+            if not self.transport.spoken and self.transport.state is State.OPEN:
+                self.counts["first_message_timeout"] += 1
+                self.close_soon(1008, "no message in time")
+        if self._pulse is not None and now >= self._pulse.due:
+            self._beat(self._pulse)
+
+    def expire_at(self, deadline: float) -> None:
+        """Close with 4401 at ``deadline`` (`trio.current_time`); `math.inf`: never. Replaces what was said
+        before."""
+        self._expires_at = deadline
+        self._reader_scope.deadline = self._due()
 
     def _beat(self, pulse: Pulse) -> None:
         if self.transport.state is not State.OPEN or self._nursery is None or self.transport.choked:
@@ -310,23 +376,35 @@ class Connection:
         """The handshake is done: from now on the handler may take as long as it likes, and the client is
         expected to speak."""
         self.subprotocol = subprotocol
-        self.transport.received_at = trio.current_time()
+        now = self.transport.received_at = trio.current_time()
+        limits = self.settings.limits
+        if limits.first_message_timeout != math.inf or limits.lifetime != math.inf:
+            self._first_by, self._ends_at = now + limits.first_message_timeout, now + limits.lifetime
+            self._reader_scope.deadline = self._due()
         if self.transport.closure is None:
-            self._handler_scope.deadline = float("inf")
+            self._handler_scope.deadline = math.inf
 
     def _unread(self) -> None:
         logger.warning(
             "%s: the handler has read nothing for %g s while messages wait; closed 1008",
-            self._describe(),
+            self,
             self.settings.unread_timeout,
         )
+        self.counts["unread_timeout"] += 1
         self.close_soon(1008, "messages are not read")
+
+    def _too_big(self) -> None:
+        limits = self.settings.limits
+        if self.transport.closure is None:
+            logger.info("%s: a message of more than %d bytes; closed 1009", self, limits.message_bytes)
+            self.counts["message_bytes"] += 1
+        self.close_soon(1009, f"a message has at most {limits.message_bytes} bytes")
 
     async def _send_close(self) -> None:
         try:
             await self.transport.send_close()
         except Exception:
-            logger.exception("%s: the server did not take the Close frame", self._describe())
+            logger.exception("%s: the server did not take the Close frame", self)
 
     def _closing(self) -> None:
         """The connection is over, on our side or on both; called by the transport, once or twice."""
@@ -362,7 +440,7 @@ class Connection:
         outcome = Outcome(self._failures, connecting=connecting)
         self._log_failures("the handler failed")
         try:
-            farewell = outcome.farewell()
+            farewell = outcome.farewell(debug=self.settings.debug)
         except UsageError as error:
             self._failures.append(error)
             self._log_failures("the handler failed")
@@ -370,7 +448,8 @@ class Connection:
         if self._shutting_down and not outcome.mistakes:
             return RESTART
         if isinstance(outcome.said, PeerError):
-            logger.info("%s: closed, %a", self._describe(), outcome.said.public_reason)
+            self.counts[f"closed.{type(outcome.said).__name__}"] += 1
+            logger.info("%s: closed, %a", self, outcome.said.log_reason)
         if farewell is not None:
             return farewell
         return self._not_accepted() if connecting else Farewell()
@@ -383,17 +462,17 @@ class Connection:
             error = mistakes[0]
             if len(mistakes) > 1:
                 error = BaseExceptionGroup("several tasks of one connection failed", failures)
-            logger.error("%s: %s", self._describe(), what, exc_info=error)
+            logger.error("%s: %s", self, what, exc_info=error)
 
     def _not_accepted(self) -> Farewell:
         if self._handler_scope.cancelled_caught and trio.current_time() >= self._handler_scope.deadline:
             logger.warning(
                 "%s: the handler neither accepted nor rejected within %g s; answered 503",
-                self._describe(),
+                self,
                 self.settings.limits.accept_timeout,
             )
             return Farewell(1013, "", 503)
-        logger.info("%s: the handler returned without accept() or reject(); answered 403", self._describe())
+        logger.info("%s: the handler returned without accept() or reject(); answered 403", self)
         return Farewell()
 
     async def _say_goodbye(self, farewell: Farewell, *, wait: bool) -> None:
@@ -414,7 +493,7 @@ class Connection:
             except WebSocketDisconnect:
                 pass
             except Exception:
-                logger.exception("%s: the server did not take the Close frame", self._describe())
+                logger.exception("%s: the server did not take the Close frame", self)
             else:
                 if wait and transport.state is State.CLOSING:
                     await transport.wait_gone()
@@ -425,7 +504,7 @@ class Connection:
         except WrongStateError:  # a child was just accepting
             await self.transport.close(farewell.code, farewell.reason)
 
-    def _describe(self) -> str:
+    def __str__(self) -> str:
         client = self.scope.get("client")
         peer = f"{client[0]}:{client[1]}" if client else "unknown peer"
         return f"connection {self.id} {self.scope['path']!a} from {peer}"

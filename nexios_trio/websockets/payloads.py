@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Hashable
-from typing import Any, Final
+from typing import Any
 
 from nexios_trio.brokers.base import Draft, Kind, Message
-from nexios_trio.exceptions import WrongTypeError, WrongValueError
+from nexios_trio.exceptions import LimitError, WrongTypeError, WrongValueError
 from nexios_trio.transports.outbox import Entry
 from nexios_trio.types import Message as Frame
 from nexios_trio.websockets import codec
 
 __all__ = ["Parcel", "check_group_name", "draft_of", "frame_of", "in_form"]
 
-NAME_LENGTH: Final = 200
 
-
-def check_group_name(name: object) -> str:
-    """``name`` if it is one: 1 to 200 printable characters. Raises `WrongTypeError`, `WrongValueError`."""
+def check_group_name(name: object, longest: int) -> str:
+    """``name`` if it is one: 1 to ``longest`` printable characters. Raises `WrongTypeError`,
+    `WrongValueError`, and for one that is too long `LimitError`."""
     if not isinstance(name, str):
         raise WrongTypeError(f'a group name is a str such as "chat.42", not {type(name).__name__}')
-    if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable():
+    if len(name) > longest:
+        raise LimitError("group_name_length", longest, "the group name is too long")
+    if not name or not name.isprintable():
         raise WrongValueError(
-            f"a group name has 1 to {NAME_LENGTH} printable characters; this one has {len(name)}: "
-            f"{name[:50]!a}"
+            f"a group name has 1 to {longest} printable characters; this one has {len(name)}: {name[:50]!a}"
         )
     return name
 

@@ -10,7 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.exceptions import WebSocketException as StarletteException
 from starlette.websockets import WebSocketDisconnect as StarletteDisconnect
 
-from nexios_trio.exceptions import PeerError, WebSocketDisconnect, WebSocketException
+from nexios_trio.exceptions import (
+    NO_CREDENTIALS,
+    AuthenticationError,
+    PeerError,
+    WebSocketDisconnect,
+    WebSocketException,
+)
 from nexios_trio.status import check_close, cut_reason
 from nexios_trio.websockets import codec
 from nexios_trio.websockets.headers import encode_headers
@@ -74,20 +80,39 @@ class Outcome:
             return self.said.close_code
         return self.said.code if self.said is not None else 1000
 
-    def farewell(self) -> Farewell | None:
-        """What these failures ask for; None if they ask for nothing.
+    def farewell(self, *, debug: bool = False) -> Farewell | None:
+        """What these failures ask for; None if they ask for nothing. With ``debug`` it says what went wrong.
 
         Raises a `UsageError` if they ask for what cannot be sent.
         """
         if self.answer is not None:
             return _http(self.answer)
         if self.mistakes:
-            return FAILED
+            return _failed(self.mistakes[0]) if debug else FAILED
         if isinstance(self.said, PeerError):
-            return Farewell(self.said.close_code, cut_reason(self.said.public_reason))
+            return _refused(self.said, self.said.log_reason if debug else self.said.public_reason)
         if self.said is not None:
             return Farewell(self.said.code, check_close(self.said.code, self.said.reason))
         return None
+
+
+def _failed(error: BaseException) -> Farewell:
+    text = f"{type(error).__name__}: {error}"
+    body = text.encode("utf-8", "replace")
+    headers = ((b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()))
+    return Farewell(1011, cut_reason(text), 500, headers, body)
+
+
+def _refused(error: PeerError, reason: str) -> Farewell:
+    body = codec.encode({"error": reason})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, AuthenticationError):
+        # RFC 9110 §11.6.1 wants a challenge with each 401; RFC 6750 §3.1: no error code without credentials
+        bad = b"" if error.cause == NO_CREDENTIALS else b' error="invalid_token"'
+        headers.append((b"www-authenticate", b"Bearer" + bad))
+    elif error.status == 429:
+        headers.append((b"retry-after", b"5"))
+    return Farewell(error.close_code, cut_reason(reason), error.status, tuple(headers), body)
 
 
 def _http(error: HTTPException) -> Farewell:

@@ -453,23 +453,23 @@ async def test_starlettes_authentication_works(nexios_client: Clients) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attribute", "middleware"),
+    ("attribute", "ours", "middleware"),
     [
-        ("session", "SessionMiddleware"),
-        ("user", "AuthenticationMiddleware"),
-        ("auth", "AuthenticationMiddleware"),
+        ("session", "", "SessionMiddleware"),
+        ("user", "authenticate=, which this route has not, or by ", "AuthenticationMiddleware"),
+        ("auth", "authenticate=, which this route has not, or by ", "AuthenticationMiddleware"),
     ],
 )
 async def test_what_a_missing_middleware_would_give_is_an_error_with_the_line_to_write(
-    nexios_client: Clients, attribute: str, middleware: str
+    nexios_client: Clients, attribute: str, ours: str, middleware: str
 ) -> None:
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
         with pytest.raises(
             WrongStateError,
             match=re.escape(
-                f"ws.{attribute} is filled in by Starlette's {middleware}, which is not installed; write "
-                f"NexiosApp(middleware=[Middleware({middleware}, ...)])"
+                f"ws.{attribute} is filled in by {ours}Starlette's {middleware}, which is not installed; "
+                f"write NexiosApp(middleware=[Middleware({middleware}, ...)])"
             ),
         ):
             getattr(ws, attribute)

@@ -18,6 +18,7 @@ from trio.testing import MockClock
 
 from nexios_trio import (
     InvalidJSON,
+    Limits,
     MessageTypeError,
     MessageValidationError,
     NexiosApp,
@@ -92,7 +93,7 @@ async def test_text_bytes_and_json_go_both_ways(lane: Lane, lane_clock: MockCloc
 
 
 async def test_empty_and_big_messages(lane: Lane, lane_clock: MockClock) -> None:
-    app = NexiosApp()
+    app = NexiosApp(limits=Limits(message_bytes=3_000_000))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:

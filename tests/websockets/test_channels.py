@@ -20,6 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from nexios_trio import (
     CloseCode,
+    LimitError,
     Limits,
     NexiosApp,
     WebSocket,
@@ -293,8 +294,17 @@ async def test_a_channel_removed_after_its_end_was_removed(nexios_client: Client
         assert status is ChannelRemoveStatusEnum.GROUP_REMOVED
 
 
-@pytest.mark.parametrize("name", ["", "x" * 201, "a\nb"])
-async def test_a_wrong_group_name_is_an_error_everywhere(nexios_client: Clients, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "text"),
+    [
+        ("", WrongValueError, "1 to 200 printable characters"),
+        ("a\nb", WrongValueError, "1 to 200 printable characters"),
+        ("x" * 201, LimitError, r"the group name is too long \(Limits.group_name_length is 200\)"),
+    ],
+)
+async def test_a_wrong_group_name_is_an_error_everywhere(
+    nexios_client: Clients, name: str, error: type[Exception], text: str
+) -> None:
     desk = Desk()
     box = desk.app.channels
     async with desk.visitors(nexios_client):
@@ -307,7 +317,7 @@ async def test_a_wrong_group_name_is_an_error_everywhere(nexios_client: Clients,
             lambda: box.flush_history(name),
             lambda: box.send(name, {}),
         ):
-            with pytest.raises(WrongValueError, match="1 to 200 printable characters"):
+            with pytest.raises(error, match=text):
                 await call()
         with pytest.raises(WrongTypeError, match="a str such as"):
             await box.group_send(None, {})  # type: ignore[arg-type]

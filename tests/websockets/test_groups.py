@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nexios_trio import (
+    Limits,
     NexiosApp,
     WebSocket,
     WebSocketDisconnect,
@@ -342,7 +343,7 @@ async def test_a_group_that_was_left_can_be_joined_again_and_a_second_join_harms
         assert [await ws.receive_text() for _ in range(3)] == ["once", "once", "end"]
 
 
-@pytest.mark.parametrize("name", ["", "x" * 201, "line\nbreak", "nul\0", "\x7f"])
+@pytest.mark.parametrize("name", ["", "line\nbreak", "nul\0", "\x7f"])
 async def test_a_name_that_cannot_be_one_says_so(name: str, autojump_clock: MockClock) -> None:
     error = await join_error("named", name)
     assert isinstance(error, WrongValueError)
@@ -520,7 +521,7 @@ async def test_groups_without_members_leave_nothing_behind(autojump_clock: MockC
 
 
 async def test_a_connection_in_thousands_of_groups_leaves_them_all(autojump_clock: MockClock) -> None:
-    app = NexiosApp()
+    app = NexiosApp(limits=Limits(groups=None))
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:

@@ -996,7 +996,7 @@ async def test_silence_that_is_the_handler_s_own_fault_is_not_held_against_the_c
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:
         await ws.accept()
-        await trio.sleep(60)
+        await trio.sleep(50)
         lengths.append(len(ws._transport.inbox))
         async for text in ws.iter_text():
             await ws.send_text(text)

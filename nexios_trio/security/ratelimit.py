@@ -1,0 +1,183 @@
+"""Rate limits: what a client may send, in messages and bytes, and what happens beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
+
+from attrs import field, frozen
+
+from nexios_trio.config import Rate
+from nexios_trio.exceptions import WrongTypeError, WrongValueError
+from nexios_trio.security.buckets import Bucket, BucketTable
+from nexios_trio.security.proxy import address_key
+from nexios_trio.websockets.base import GUARD, WebSocket
+from nexios_trio.websockets.metering import Action
+
+if TYPE_CHECKING:
+    from nexios_trio.security.guard import Guard
+
+__all__ = ["Per", "RateLimit"]
+
+Scope: TypeAlias = Literal["connection", "user", "address", "route"]
+Per: TypeAlias = Scope | tuple[Scope, ...] | Callable[[WebSocket], Hashable]
+
+_SCOPES: Final = ("connection", "user", "address", "route")
+_ACTIONS: Final = ("delay", "drop", "close")
+
+
+def _rate(rate: Rate | str | None) -> Rate | None:
+    return None if rate is None else Rate.parse(rate)
+
+
+def _per(per: Any) -> Any:
+    scopes = (per,) if isinstance(per, str) else per
+    if callable(per) or (isinstance(scopes, tuple) and scopes and all(scope in _SCOPES for scope in scopes)):
+        return per if callable(per) else tuple(dict.fromkeys(scopes))
+    raise WrongValueError(
+        'per is "connection", "user", "address" or "route", a tuple of these, or a function of the WebSocket '
+        f"that gives a key, not {per!r}"
+    )
+
+
+def _names(types: Iterable[str]) -> frozenset[str]:
+    if isinstance(types, str) or not all(isinstance(name, str) for name in types):
+        raise WrongTypeError(f'types are names of message types, such as {{"move", "chat"}}, not {types!r}')
+    return frozenset(types)
+
+
+@frozen
+class RateLimit:
+    """So many messages, or bytes, from one client (or whatever ``per`` says) in a time.
+
+    ``RateLimit("10/s")``; ``RateLimit(Rate(100, per=60, burst=20), bytes="64KiB/s", per="user",
+    action="close")``. One limit given to several routes counts for each route by itself, unless it has a
+    ``name``.
+    """
+
+    messages: Rate | None = field(default=None, converter=_rate)
+    """A `Rate`, or a str such as ``"10/s"``."""
+    bytes: Rate | None = field(default=None, kw_only=True, converter=_rate)
+    """The same for the bytes of messages, text as UTF-8. A message larger than the burst never passes."""
+    per: Per = field(default="connection", kw_only=True, converter=_per)
+    """Whose messages are counted together: those of a connection, of a user (`WebSocket.user_id`; of the
+    address, for who has none), of a client address (IPv6: a /64 network), of the route, of a combination
+    (``("user", "route")``), or what a function of the WebSocket says; messages for which it gives None are
+    not limited."""
+    types: frozenset[str] = field(default=frozenset(), kw_only=True, converter=_names)
+    """Count only JSON messages of these types, each type by itself: a dict's ``"type"``, a Struct's tag.
+    Known only to `receive_json`, `iter_json` and consumers with ``encoding = "json"``."""
+    action: Action = field(default="delay", kw_only=True)
+    """Beyond the rate: ``"delay"``, the handler gets the message later, and the client is slowed down by
+    backpressure; ``"drop"``, the handler never gets it; ``"close"``, with 1008. Delayed, what can never pass
+    closes."""
+    name: str | None = field(default=None, kw_only=True)
+    """Limits of the same name and values count together, whatever their routes."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.messages is None and self.bytes is None:
+            raise WrongValueError('a RateLimit limits something: write RateLimit("10/s") or bytes="64KiB/s"')
+        if self.action not in _ACTIONS:
+            raise WrongValueError(f'action is "delay", "drop" or "close", not {self.action!r}')
+
+    @classmethod
+    def of(cls, limit: RateLimit | Rate | str) -> RateLimit:
+        """``"10/s"`` or a `Rate` as a limit of messages per connection; a RateLimit as it is."""
+        if isinstance(limit, RateLimit):
+            return limit
+        if isinstance(limit, str | Rate):
+            return cls(limit)
+        raise WrongTypeError(f'a rate limit is a RateLimit or a str such as "10/s", not {limit!r}')
+
+    def meter(self, websocket: object) -> _Meter:
+        """The limit as it holds for one connection; see `WebSocket.rate_limit`."""
+        assert isinstance(websocket, WebSocket)
+        if self.per == ("connection",):
+            make: Callable[[Rate], Counter] = _own if not self.types else BucketTable
+            own = [None if rate is None else make(rate) for rate in (self.messages, self.bytes)]
+            return _Meter(self, own[0], own[1], _one)
+        guard: Guard = websocket.scope[GUARD]
+        messages, volume = guard.tables(self, self.name or f"route {websocket._connection.route}")
+        return _Meter(self, messages, volume, _key_of(self.per, websocket))
+
+
+class Counter(Protocol):
+    """A `BucketTable`, or a bucket that needs no key."""
+
+    def wait(self, key: Hashable, amount: float, now: float) -> float: ...
+
+    def reserve(self, key: Hashable, amount: float, now: float) -> float: ...
+
+
+class _Own:
+    __slots__ = ("_bucket",)
+
+    def __init__(self, rate: Rate) -> None:
+        self._bucket = Bucket(rate)
+
+    def wait(self, _key: Hashable, amount: float, now: float) -> float:
+        return self._bucket.wait(amount, now)
+
+    def reserve(self, _key: Hashable, amount: float, now: float) -> float:
+        return self._bucket.reserve(amount, now)
+
+
+_own = cast("Callable[[Rate], Counter]", _Own)
+
+
+def _one() -> Hashable:
+    return 1
+
+
+def _key_of(per: Per, ws: WebSocket) -> Callable[[], Hashable]:
+    if callable(per):
+        return lambda: per(ws)
+    connection = ws._connection
+    address = address_key(ws.scope["client"][0] if ws.scope.get("client") else None)
+    facts: dict[str, Callable[[], Hashable]] = {
+        "connection": lambda: connection.id,
+        # the user may become known, or another one, while the connection lives
+        "user": lambda: ("user", connection.user_id) if connection.user_id else ("address", address),
+        "address": lambda: address,
+        "route": lambda: connection.route,
+    }
+    parts = [facts[scope] for scope in per]
+    return parts[0] if len(parts) == 1 else lambda: tuple(part() for part in parts)
+
+
+class _Meter:
+    """See `nexios_trio.websockets.metering.Meter`."""
+
+    def __init__(
+        self,
+        limit: RateLimit,
+        messages: Counter | None,
+        volume: Counter | None,
+        key: Callable[[], Hashable],
+    ) -> None:
+        self.action = limit.action
+        self.typed = bool(limit.types)
+        self._types = limit.types
+        self._counters = (messages, volume)
+        self._key = key
+
+    def wait(self, size: int, kind: str | None, now: float) -> float:
+        return self._ask("wait", size, kind, now)
+
+    def reserve(self, size: int, kind: str | None, now: float) -> float:
+        return self._ask("reserve", size, kind, now)
+
+    def _ask(self, what: Literal["wait", "reserve"], size: int, kind: str | None, now: float) -> float:
+        if self.typed and kind not in self._types:
+            return 0.0
+        key = self._key()
+        if key is None:
+            return 0.0
+        if self.typed:
+            key = (key, kind)
+        wait = 0.0
+        for counter, amount in zip(self._counters, (1, size), strict=True):
+            if counter is not None:
+                ask = counter.wait if what == "wait" else counter.reserve
+                wait = max(wait, ask(key, amount, now))
+        return wait

@@ -1,0 +1,135 @@
+"""How received messages are held back, dropped or punished: what a rate limit looks like from here."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+import trio
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from nexios_trio.websockets.lifetime import Connection
+
+__all__ = ["Action", "Intake", "Meter", "MeterFactory"]
+
+Action: TypeAlias = Literal["delay", "drop", "close"]
+
+
+class Meter(Protocol):
+    """One rate limit as it holds for one connection."""
+
+    action: Action
+    typed: bool
+    """Whether it has to know a message's type, and so looks at JSON messages once they are read."""
+
+    def wait(self, size: int, kind: str | None, now: float) -> float:
+        """Seconds until a message of ``size`` bytes and of this type may pass; `math.inf`: never."""
+
+    def reserve(self, size: int, kind: str | None, now: float) -> float:
+        """The same, and the message counts from now on."""
+
+
+class MeterFactory(Protocol):
+    """A rate limit that has not met a connection yet."""
+
+    def meter(self, websocket: object) -> Meter:
+        """As it holds for this connection."""
+
+
+@frozen
+class _Held:
+    data: str | bytes
+    until: float
+    typed: bool
+    """Whether it waits because of its type."""
+
+
+class Intake:
+    """The messages of one client, as fast as its rate limits let them through."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Puts itself in front of the connection's inbox."""
+        self._connection = connection
+        self._take = connection.transport.take
+        connection.transport.take = self.next
+        self._plain: list[Meter] = []
+        self._typed: list[Meter] = []
+        self._held: _Held | None = None
+        """Taken, and waiting; a cancelled `next` leaves it here."""
+        self._judged = False
+        """Whether the message given out last has waited because of its type."""
+
+    def add(self, meter: Meter) -> None:
+        """Hold the client to one more limit."""
+        (self._typed if meter.typed else self._plain).append(meter)
+
+    async def next(self) -> str | bytes:
+        """The next message. Raises `WebSocketDisconnect` if a limit closes the connection."""
+        while True:
+            if self._held is None:
+                data = await self._take()
+                wait = self._judge(self._plain, data, None)
+                if wait is None:
+                    continue
+                if wait == 0:
+                    return data
+                self._hold(data, wait, typed=False)
+            held = self._held
+            assert held is not None
+            await self._wait_until(held.until)
+            if self._held is held:
+                self._held, self._judged = None, held.typed
+                return held.data
+
+    def passes(self, data: str | bytes, kind: str | None) -> bool:
+        """Whether a message of this type, given out by `next`, may be handled now; if not, it was dropped, or
+        `next` gives it out again when its time has come."""
+        judged, self._judged = self._judged, False
+        if judged:
+            return True
+        wait = self._judge(self._typed, data, kind)
+        if wait is not None and wait > 0:
+            self._hold(data, wait, typed=True)
+        return wait == 0
+
+    def _judge(self, meters: list[Meter], data: str | bytes, kind: str | None) -> float | None:
+        """Seconds to wait, None for a message that is dropped. It counts in all meters or, if one refuses it,
+        in none."""
+        if not meters:
+            return 0.0
+        size = (
+            len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode("utf-8", "replace"))
+        )
+        now, counts = trio.current_time(), self._connection.counts
+        for meter in meters:
+            wait = meter.wait(size, kind, now)
+            if wait == math.inf or (wait > 0 and meter.action != "delay"):
+                if meter.action == "drop":
+                    counts["rate_limit.drop"] += 1
+                    return None
+                counts["rate_limit.close"] += 1
+                self._close()
+        wait = max(meter.reserve(size, kind, now) for meter in meters)
+        if wait > 0:
+            counts["rate_limit.delay"] += 1
+        return wait
+
+    def _close(self) -> None:
+        self._connection.close_soon(1008, "rate limit exceeded")
+        self._connection.transport.inbox.discard()
+        closure = self._connection.transport.closure
+        assert closure is not None
+        raise closure.error()
+
+    def _hold(self, data: str | bytes, wait: float, *, typed: bool) -> None:
+        self._held = _Held(data, trio.current_time() + wait, typed)
+
+    async def _wait_until(self, deadline: float) -> None:
+        with trio.CancelScope(deadline=deadline) as over:
+            # Nobody is to be slowed down any more once the connection has ended.
+            self._connection.at_end(over.cancel)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._connection.not_at_end(over.cancel)
