@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from benchmarks.echo import echo, memory
+from benchmarks.echo import echo, guard, memory
 from benchmarks.fanout import fanout
 from benchmarks.stall import stall
 
@@ -14,7 +14,7 @@ def main() -> None:
     """Benchmarks; each prints its figures and appends them as JSON lines to benchmarks/out/."""
 
 
-for command in (echo, memory, fanout, stall):
+for command in (echo, guard, memory, fanout, stall):
     main.add_command(command)
 
 if __name__ == "__main__":

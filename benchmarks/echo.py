@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
@@ -14,35 +16,59 @@ APPS = {"raw ASGI": "benchmarks.apps.raw_asgi:app", "nexios_trio": "benchmarks.a
 BASE, OURS = APPS
 
 
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _options(command: F) -> F:
+    for option in (
+        click.option("--rounds", default=7, show_default=True, help="Alternations."),
+        click.option("--size", default=32, show_default=True, help="Bytes of a message."),
+        click.option("--seconds", default=4.0, show_default=True),
+        click.option("--clients", default=50, show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.option("--clients", default=50, show_default=True)
-@click.option("--seconds", default=4.0, show_default=True)
-@click.option("--size", default=32, show_default=True, help="Bytes of a message.")
-@click.option("--rounds", default=7, show_default=True, help="Alternations.")
+@_options
 def echo(clients: int, seconds: float, size: int, rounds: int) -> None:
     """Round trips per second: our app against a raw ASGI echo, both on hypercorn's Trio worker."""
+    _compare("echo", APPS, clients, seconds, size, rounds)
+
+
+@click.command()
+@_options
+def guard(clients: int, seconds: float, size: int, rounds: int) -> None:
+    """Round trips per second: our app with its default limits against one without any."""
+    apps = {"guard off": "benchmarks.apps.framework:unguarded", "guard on": "benchmarks.apps.framework:app"}
+    _compare("guard", apps, clients, seconds, size, rounds)
+
+
+def _compare(name: str, apps: dict[str, str], clients: int, seconds: float, size: int, rounds: int) -> None:
+    base, ours = apps
     click.echo(versions())
-    rates: dict[str, list[float]] = {name: [] for name in APPS}
-    p99: dict[str, list[float]] = {name: [] for name in APPS}
+    rates: dict[str, list[float]] = {app: [] for app in apps}
+    p99: dict[str, list[float]] = {app: [] for app in apps}
     with (
         load_generator() as wsload,
         click.progressbar(
-            [(r, name) for r in range(rounds) for name in order(APPS, r)], file=sys.stderr
+            [(r, app) for r in range(rounds) for app in order(apps, r)], file=sys.stderr
         ) as bar,
     ):
-        for _, name in bar:
-            with server(APPS[name]) as (port, _pid):
+        for _, app in bar:
+            with server(apps[app]) as (port, _pid):
                 figures = load(wsload, "echo", port, "/", clients, seconds, size)
-            rates[name].append(figures["messages_per_second"])
-            p99[name].append(figures["p99_ms"])
-    for name in APPS:
-        click.echo(f"{name:12} {spread(rates[name])} msg/s   p99 {statistics.median(p99[name]):.2f} ms")
-    ratios = [ours / base for ours, base in zip(rates[OURS], rates[BASE], strict=True)]
+            rates[app].append(figures["messages_per_second"])
+            p99[app].append(figures["p99_ms"])
+    for app in apps:
+        click.echo(f"{app:12} {spread(rates[app])} msg/s   p99 {statistics.median(p99[app]):.2f} ms")
+    ratios = [one / other for one, other in zip(rates[ours], rates[base], strict=True)]
     click.echo(
-        f"{clients} clients, {size} bytes: {OURS} / {BASE} = {statistics.median(ratios):.3f}  "
+        f"{clients} clients, {size} bytes: {ours} / {base} = {statistics.median(ratios):.3f}  "
         f"({min(ratios):.3f} to {max(ratios):.3f} over {rounds} pairs)"
     )
-    record("echo", {"clients": clients, "size": size, "seconds": seconds, "rates": rates, "ratios": ratios})
+    record(name, {"clients": clients, "size": size, "seconds": seconds, "rates": rates, "ratios": ratios})
 
 
 @click.command()
@@ -51,11 +77,12 @@ def echo(clients: int, seconds: float, size: int, rounds: int) -> None:
 def memory(clients: int, rounds: int) -> None:
     """Resident memory of an idle connection, beyond the process without one, in KiB."""
     click.echo(versions())
+    crowds = {**APPS, OURS: "benchmarks.apps.framework:unguarded"}  # all clients have one address here
     costs: dict[str, list[float]] = {name: [] for name in APPS}
     with load_generator() as wsload:
         for round_ in range(rounds):
             for name in order(APPS, round_):
-                with server(APPS[name]) as (port, pid):
+                with server(crowds[name]) as (port, pid):
                     subprocess.run([wsload, "echo", str(port), "/", "20", "0.5", "32"], check=True, stdout=-3)
                     before = resident_kib(pid)
                     holder = subprocess.Popen(

@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from benchmarks.apps.rounds import stamped
-from nexios_trio import NexiosApp, WebSocket
+from nexios_trio import Limits, NexiosApp, WebSocket
 from nexios_trio.config import Overflow
 from nexios_trio.websockets.groups import Group
 
 OVERFLOW = {"disconnect": Overflow.DISCONNECT, "drop_oldest": Overflow.DROP_OLDEST}
 
-app = NexiosApp(heartbeat=None)
+app = NexiosApp(heartbeat=None, limits=Limits.none())
 readers: list[WebSocket] = []
 groups: list[Group] = []
 

@@ -284,10 +284,11 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
     if identity is None:
         raise AuthenticationError
     _note(ws, identity, required)
-    if identity.renew is not None:
+    renew = identity.renew
+    if renew is not None:
 
         async def renewal(ws: WebSocket, token: str) -> None:
-            fresh = _identity(await identity.renew(token), identity.renew)
+            fresh = _identity(await renew(token), renew)
             if fresh is None:
                 raise AuthenticationError("the new token is not known")
             if fresh.user_id != identity.user_id:

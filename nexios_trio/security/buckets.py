@@ -70,8 +70,7 @@ class _Meter:
             return amount, now
         if not owed + amount <= self.full:
             return None
-        # The time of a bucket never goes back: that would forgive a debt.
-        return (owed + amount, now) if now >= at else (debt + amount, at)
+        return owed + amount, now
 
     def wait(self, debt: float, at: float, amount: float, now: float) -> float:
         if not 0.0 <= amount <= self.burst:
@@ -95,9 +94,10 @@ class _Meter:
         wait = self.wait(debt, at, amount, now)
         if not wait < math.inf:
             return wait, None
-        if now >= at:
-            return wait, (self.owed(debt, at, now) + amount, now)
-        return wait, (debt + amount, at)
+        if now < at:
+            # The same as below, but exact even if the clock went back by years.
+            return wait, (debt + amount, at)
+        return wait, (self.owed(debt, at, now) + amount, now)
 
     @staticmethod
     def _check(amount: float) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
+import trio
 from attrs import frozen
 
 from nexios_trio.config import Limits, Rate
@@ -78,14 +79,28 @@ class Guard:
         self.proxy = proxy
         self.counts: Counter[str] = Counter()
         """How often a client was refused something since the app was made, by cause."""
+        self._run: trio.lowlevel.TrioToken | None = None
         self._connections = 0
         self._by_address: Counter[str] = Counter()
-        rate = limits.handshakes_per_address
+        self._unlogged = 0
+        self._told_of_proxy = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start the accounts that hold times."""
+        rate = self.limits.handshakes_per_address
         self._handshakes = None if rate is None else BucketTable(rate)
         self._tables: dict[tuple[RateLimit, str], tuple[BucketTable | None, BucketTable | None]] = {}
         self._log_bucket = Bucket(_LOGGED)
-        self._unlogged = 0
-        self._told_of_proxy = False
+
+    def now(self) -> float:
+        """`trio.current_time`. In another run of Trio the clock stands elsewhere: what was noted by the last
+        one's is forgotten."""
+        run = trio.lowlevel.current_trio_token()
+        if run is not self._run:
+            self._run = run
+            self._begin()
+        return trio.current_time()
 
     # Handshakes
 

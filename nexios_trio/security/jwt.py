@@ -480,13 +480,8 @@ class JWT:
             )
         except pyjwt.PyJWTError as error:
             problem = self._problem(error)
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ):  # of json, and of PyJWT 2.10's int(exp)
-            problem = _MALFORMED
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            problem = _MALFORMED  # PyJWT 2.10 lets them out of json.loads and int(exp)
         else:
             for name in ("exp", "nbf", "iat"):  # RFC 7519 §2, NumericDate; PyJWT takes "1" and true as well
                 if name in claims and not _is_number(claims[name]):

@@ -139,10 +139,9 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         raise WrongValueError(
             f'Proxy.trusted: {text!r} has a scope id, which is not compared: write "{address.split("%")[0]}"'
         )
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped
-        if mapped is not None:
-            return IPv4Network((mapped, network.prefixlen - 96))
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None:  # then its prefix has the 96 bits of the mapping and more
+        return IPv4Network((mapped, network.prefixlen - 96))
     return network
 
 
@@ -204,7 +203,7 @@ class Proxy:
         must hand on what the outermost saw. An unknown proto and a malformed host are ignored.
         ``scope["headers"]`` becomes a new list with the host as its only Host header.
         """
-        if "headers" not in scope or not self._trust.peer(scope.get("client")):
+        if not self._trust.peer(scope.get("client")):
             return
         said = _forwarded(scope) if self.headers == "forwarded" else _x_forwarded(scope)
         client: _Node | None = None
@@ -280,7 +279,7 @@ def _split_from_right(text: str, separator: str) -> Iterator[str]:
     for at in range(end - 1, -1, -1):
         if text[at] == '"':
             escapes = at
-            while quoted and escapes and text[escapes - 1] == "\\":
+            while escapes and text[escapes - 1] == "\\":
                 escapes -= 1
             if (at - escapes) % 2 == 0:
                 quoted = not quoted

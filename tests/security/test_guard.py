@@ -214,3 +214,14 @@ async def test_an_app_mounted_inside_another_keeps_its_own_origins(
     assert rejected.value.status == 403
     assert inner.guard.counts == {"allowed_origins": 1}
     assert sum("limits of its own" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_an_app_that_is_run_again_does_not_hold_its_clients_to_the_clock_of_the_run_before() -> None:
+    app = app_with(limits=Limits(handshakes_per_address=Rate(1, per=3600)))
+
+    async def once() -> None:
+        async with TestClient(app) as client, client.connect("/ws"):
+            pass
+
+    for _ in range(12):
+        trio.run(once)
