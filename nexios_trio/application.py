@@ -41,6 +41,7 @@ from nexios_trio.security.ratelimit import RateLimit
 from nexios_trio.security.rules import RuleOptions
 from nexios_trio.supervision import OnCrash, Supervisor
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
+from nexios_trio.transports.engine import TRANSPORT, EngineTransport
 from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
 from nexios_trio.websockets.base import GUARD, HUB, OnInvalid
 from nexios_trio.websockets.channels import ChannelBox, current_box
@@ -374,7 +375,10 @@ class NexiosApp:
             current_box.reset(token)  # the task may be that of an app around us
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = Connection(scope, receive, send, self.settings, self.guard.counts)
+        transport: EngineTransport | None = (scope.get("extensions") or {}).get(TRANSPORT)
+        if transport is not None and (receive != transport.asgi_receive or send != transport.asgi_send):
+            transport = None  # somebody stands between the server and us, and wants to see what goes by
+        connection = Connection(scope, receive, send, self.settings, self.guard.counts, transport)
         scope[CONNECTION] = connection
         server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
         if self.connections.draining or (server is not None and server.draining):

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final, Literal
 
 import trio
 from trio.lowlevel import ParkingLot, checkpoint, checkpoint_if_cancelled
 
+from nexios_trio.config import Limits
 from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError
 from nexios_trio.transports.base import Closure
-from nexios_trio.transports.inbox import CHECKPOINT_BUDGET, Inbox
+from nexios_trio.transports.core import ClientGone, Core
+from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
 from nexios_trio.transports.outbox import Entry, Outbox
-from nexios_trio.transports.states import CURES, REJECTED_CURE, TRANSITIONS, Event, State
+from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.types import Message, Receive, Scope, Send
 
 __all__ = ["ON_LOST", "AsgiTransport", "ClientGone", "sends_atomically"]
@@ -33,17 +34,6 @@ reason, when it finds the network broken: also while messages wait that nobody r
 
 _LOST: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 # hypercorn's close path can raise BusyResourceError out of send(): it calls send_eof() outside its lock.
-
-
-def _nothing(*_arguments: object) -> None:
-    pass
-
-
-class ClientGone(WebSocketDisconnect, OSError):
-    """What `AsgiTransport.asgi_send` raises once the client has left.
-
-    The ASGI specification asks servers for an OSError there, and Starlette and Quart catch one.
-    """
 
 
 def sends_atomically(scope: Scope) -> bool:
@@ -75,97 +65,37 @@ def frame_size(message: Message) -> int:
     return len(data if data is not None else message.get("bytes") or b"")
 
 
-class AsgiTransport:
+class AsgiTransport(Core):
     """See `nexios_trio.transports.base.Transport`."""
 
-    __slots__ = (
-        "_atomic",
-        "_close_sent",
-        "_connect_told",
-        "_denial",
-        "_gone_event",
-        "_on_accepted",
-        "_on_closing",
-        "_on_too_big",
-        "_on_unread",
-        "_patience",
-        "_peer_gone",
-        "_queue",
-        "_receive",
-        "_send",
-        "_sending",
-        "_streak",
-        "_wire_close",
-        "accepted_early",
-        "choked",
-        "close_timeout",
-        "closure",
-        "extensions",
-        "inbox",
-        "max_message",
-        "outbox",
-        "received_at",
-        "spoken",
-        "state",
-        "take",
-        "track_time",
-        "unread_timeout",
-    )
+    __slots__ = ("_atomic", "_patience", "_queue", "_receive", "_send", "_sending", "_streak")
+
+    self_driven: Final = False
+    """It takes a reader task that awaits `read`, and for an outbox a writer task that awaits `write`."""
 
     def __init__(
         self,
         receive: Receive,
         send: Send,
         *,
-        extensions: dict[str, Any],
+        extensions: dict[str, Any] | None = None,
         atomic: bool,
-        inbox: Inbox,
-        close_timeout: float,
-        unread_timeout: float = math.inf,
-        max_message: int | None = None,
-        on_closing: Callable[[], None],
-        on_accepted: Callable[[str | None], None] = _nothing,
-        on_unread: Callable[[], None] = _nothing,
-        on_too_big: Callable[[], None] = _nothing,
+        limits: Limits,
     ) -> None:
+        super().__init__(extensions or {}, limits)
         self._receive = receive
         self._send = send
-        self.extensions = extensions
         self._atomic = atomic
-        self.inbox = inbox
-        self.take: Callable[[], Awaitable[str | bytes]] = inbox.get
-        """Where received messages are taken from: the inbox, or rate limits in front of it."""
-        self.outbox: Outbox | None = None
-        """Set with the first group membership; all sends go through it from then on."""
-        self.close_timeout = close_timeout
-        self.unread_timeout = unread_timeout
-        self._on_closing = on_closing
-        self._on_accepted = on_accepted
-        self._on_unread = on_unread
-        self._on_too_big = on_too_big
-        self.max_message = sys.maxsize if max_message is None else max_message
-        self.state = State.CONNECTING
-        self.closure: Closure | None = None
-        self.track_time = False
-        self.received_at = 0.0
-        """When the last message came (`trio.current_time`), kept only while ``track_time`` is set."""
-        self.spoken = False
-        """Whether a message has come, kept only while ``track_time`` is set."""
-        self.accepted_early = False
-        """Whether somebody has accepted in the handler's place: the next `accept` finds it done."""
-        self.choked = False
-        """Whether `read` has stopped reading because the handler does not: a silence of our own making."""
         self._patience = math.inf
         """Until when the handler may leave a full inbox alone."""
         self._sending = False
         self._streak = 0
         self._queue: ParkingLot | None = None
-        self._peer_gone = False
-        self._gone_event: trio.Event | None = None
-        self._close_sent = False
-        self._wire_close = (1000, "")
-        self._connect_told = False
-        self._denial: Message | None = None
+
+    def open_outbox(self, limits: Limits) -> Outbox:
+        """Make the outbox that all sends go through from now on."""
+        self.outbox = Outbox(limits.outbox_messages, limits.outbox_bytes)
+        return self.outbox
 
     # What the server tells us
 
@@ -185,7 +115,7 @@ class AsgiTransport:
                     self.received_at = trio.current_time()
                     self.spoken = True
                 if len(data) * 4 > self.max_message and _is_longer(data, self.max_message):
-                    self._on_too_big()
+                    self.hooks.too_big()
                 elif inbox.put_nowait(data):
                     await self._wait_for_room()
             elif event["type"] == "websocket.disconnect":
@@ -204,55 +134,16 @@ class AsgiTransport:
                 await self.inbox.wait_taken()
                 self._patience = trio.current_time() + self.unread_timeout
             if patience.cancelled_caught:
-                self._on_unread()
+                self.hooks.unread()
                 await self.inbox.wait_for_room()
         self.choked = False
         if self.track_time:
             self.received_at = trio.current_time()
 
-    def lost(self, reason: str = "") -> None:
-        """The server knows that the network has broken, whatever still waits to be received."""
-        if not self._peer_gone:
-            self._gone(Closure(1006, reason, "network"))
-
-    def declare_dead(self, reason: str) -> None:
-        """Treat a silent peer as gone: the handler sees 1006; the wire, should it still work, 1011."""
-        if self.state is State.OPEN:
-            self._wire_close = (1011, reason)
-            self._end(Closure(1006, reason, "network"))
-
-    def _gone(self, closure: Closure) -> None:
-        self._peer_gone = True
-        if self._gone_event is not None:
-            self._gone_event.set()
-        self._end(closure)
-
-    def _end(self, closure: Closure) -> None:
-        if self.closure is None:
-            self.closure = closure
-        self.state = TRANSITIONS[self.state, Event.END]
-        self.inbox.stop(self.closure.error)
-        if self.outbox is not None:
-            self.outbox.throw_away()
-        self._on_closing()
-
     # What the handler does
 
-    def refusal(self, event: Event) -> Exception:
-        """The error for an event that the table does not allow in the present state."""
-        if self.closure is not None:
-            return self.closure.error()
-        return WrongStateError(CURES.get((self.state, event), REJECTED_CURE))
-
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        if self.accepted_early and self.state is not State.CONNECTING:
-            headers = list(headers)
-            if subprotocol is not None or headers:
-                raise WrongStateError(
-                    "this connection was accepted to be authenticated by its first message; give the "
-                    "subprotocol and headers to that authenticator, and call accept() without"
-                )
-            self.accepted_early = False
+        if self._is_accepted_early(subprotocol, headers):
             await checkpoint()
             return
         await self._answer(
@@ -283,7 +174,7 @@ class AsgiTransport:
             if self.state is State.CONNECTING:  # the peer may have gone meanwhile
                 self.state = TRANSITIONS[self.state, event]
             if event is Event.ACCEPT:
-                self._on_accepted(messages[0]["subprotocol"])
+                self.hooks.accepted(messages[0]["subprotocol"])
         except (WebSocketDisconnect, WrongStateError):
             raise
         except Exception as error:
@@ -381,25 +272,6 @@ class AsgiTransport:
 
     # The end
 
-    async def close(self, code: int, reason: str) -> None:
-        if self.begin_close(code, reason):
-            await self.send_close()
-        else:
-            await checkpoint()
-
-    def begin_close(self, code: int, reason: str) -> bool:
-        """End the connection on our side; `send_close` is then owed. False if it was over already."""
-        if self.state is not State.OPEN and self.state is not State.CONNECTING:
-            return False
-        self._wire_close = (code, reason)
-        self.closure = Closure(code, reason, "local")
-        self.state = TRANSITIONS[self.state, Event.CLOSE]
-        self.inbox.stop(self.closure.error)
-        if self.outbox is not None:
-            self.outbox.close()
-        self._on_closing()
-        return True
-
     async def send_close(self) -> None:
         """Send the Close frame (before accept: HTTP 403) that is still owed, if any; before it what waits
         in the outbox, as far as that goes out within ``close_timeout``."""
@@ -419,58 +291,3 @@ class AsgiTransport:
                 self._gone(Closure(1006, "", "network"))
             finally:
                 self._give_turn()
-
-    @property
-    def close_owed(self) -> bool:
-        """Whether the connection is over on our side, but the peer has not been told."""
-        return self.closure is not None and not self._close_sent and not self._peer_gone
-
-    async def wait_gone(self) -> None:
-        """Block until the peer is gone; a checkpoint if it blocks."""
-        if not self._peer_gone:
-            self._gone_event = trio.Event()
-            await self._gone_event.wait()
-
-    def detach(self) -> None:
-        """Let go of whoever is told of the end, so that no cycle of references outlives the connection."""
-        self._on_closing = self._on_accepted = self._on_unread = self._on_too_big = _nothing
-        self.take = self.inbox.get
-
-    # The same as ASGI, for middleware and for foreign apps mounted in ours
-
-    async def asgi_receive(self) -> Message:
-        """ASGI's receive(): connect, then messages, then disconnect as often as asked."""
-        if not self._connect_told:
-            self._connect_told = True
-            await checkpoint()
-            return {"type": "websocket.connect"}
-        try:
-            data = await self.take()
-        except WebSocketDisconnect as over:
-            return {"type": "websocket.disconnect", "code": over.code, "reason": over.reason}
-        if isinstance(data, str):
-            return {"type": "websocket.receive", "text": data, "bytes": None}
-        return {"type": "websocket.receive", "text": None, "bytes": data}
-
-    async def asgi_send(self, message: Message) -> None:
-        """ASGI's send(). Raises `ClientGone`, an OSError, once the connection is over."""
-        kind = message["type"]
-        try:
-            if kind == "websocket.send":
-                await self._send_message(message)
-            elif kind == "websocket.accept":
-                await self.accept(message.get("subprotocol"), message.get("headers") or ())
-            elif kind == "websocket.close":
-                await self.close(message.get("code", 1000), message.get("reason") or "")
-            elif kind == "websocket.http.response.start":
-                await checkpoint()
-                self._denial = {**message, "body": b""}
-            elif kind == "websocket.http.response.body" and self._denial is not None:
-                self._denial["body"] += message.get("body", b"")
-                if not message.get("more_body", False):
-                    denial = self._denial
-                    await self.reject(denial["status"], denial.get("headers") or (), denial["body"])
-            else:
-                raise WrongStateError(f"the ASGI message {kind!r} is not one of a WebSocket application's")
-        except WebSocketDisconnect as over:
-            raise ClientGone(over.code, over.reason, by=over.by) from over

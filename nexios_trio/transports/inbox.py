@@ -32,7 +32,7 @@ class Inbox:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._getter: Task | None = None
-        self._room: trio.Event | None = None
+        self._room: Callable[[], object] | None = None
         self._end: Callable[[], Exception] | None = None
         self._streak = 0
 
@@ -73,8 +73,13 @@ class Inbox:
 
     async def wait_taken(self) -> None:
         """Block until a message is taken or the inbox is stopped."""
-        self._room = trio.Event()
-        await self._room.wait()
+        taken = trio.Event()
+        self.when_taken(taken.set)
+        await taken.wait()
+
+    def when_taken(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once, when a message is taken next or the inbox is stopped."""
+        self._room = callback
 
     def stop(self, end: Callable[[], Exception]) -> None:
         """Take nothing more. Once what is here has been read, `get` raises ``end()``."""
@@ -87,16 +92,16 @@ class Inbox:
         self._messages.clear()
         self._bytes = 0
         if self._room is not None:
-            self._room.set()
-            self._room = None
+            room, self._room = self._room, None
+            room()
 
     def _wake(self) -> None:
         if self._getter is not None:
             getter, self._getter = self._getter, None
             reschedule(getter)
         if self._room is not None:
-            self._room.set()
-            self._room = None
+            room, self._room = self._room, None
+            room()
 
     async def get(self) -> str | bytes:
         """The oldest message. A checkpoint: checks for cancellation always, yields when it has to wait
@@ -122,8 +127,8 @@ class Inbox:
         message = messages.popleft()
         self._bytes -= len(message)
         if self._room is not None:
-            self._room.set()
-            self._room = None
+            room, self._room = self._room, None
+            room()
         return message
 
     def _abort(self, _raise_cancel: object) -> Abort:

@@ -13,6 +13,8 @@ from trio.lowlevel import Abort, Task, current_task, reschedule
 from nexios_trio.config import Overflow
 from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
 from nexios_trio.types import Message
+from nexios_trio.wire.deflate import Deflate, encode_shared
+from nexios_trio.wire.frames import encode_binary, encode_text
 
 __all__ = ["Drops", "Entry", "Outbox"]
 
@@ -34,13 +36,33 @@ class Entry:
     "" for direct sends. One without a key may be in many outboxes at once: it is never changed.
     """
 
-    __slots__ = ("frame", "key", "owner", "size")
+    __slots__ = ("_compressed", "_wire", "frame", "key", "owner", "size")
 
     def __init__(self, frame: Message, size: int, owner: str = "", key: Hashable = None) -> None:
         self.frame = frame
         self.size = size
         self.owner = owner
         self.key = key
+        self._wire: bytes | None = None
+        self._compressed: dict[int, bytes] | None = None
+
+    def wire(self) -> bytes:
+        """The frame as an uncompressed one of RFC 6455 from a server, the same for all who get it."""
+        if self._wire is None:
+            text = self.frame.get("text")
+            self._wire = encode_binary(self.frame["bytes"]) if text is None else encode_text(text)
+        return self._wire
+
+    def compressed(self, settings: Deflate, window_bits: int) -> bytes:
+        """The same with permessage-deflate, for all whose compression keeps no context (RFC 7692 §7.1.1.1)."""
+        if self._compressed is None:
+            self._compressed = {}
+        frame = self._compressed.get(window_bits)
+        if frame is None:
+            text = self.frame.get("text")
+            data = self.frame["bytes"] if text is None else text
+            frame = self._compressed[window_bits] = encode_shared(data, settings, window_bits)
+        return frame
 
 
 class _Putter:
@@ -179,6 +201,7 @@ class Outbox:
             return False
         self._bytes += entry.size - waiting.size
         waiting.frame, waiting.size = entry.frame, entry.size
+        waiting._wire, waiting._compressed = entry._wire, entry._compressed
         self._admit()
         return True
 
@@ -225,6 +248,19 @@ class Outbox:
             reschedule(putter.task)
 
     # Taking out
+
+    def take_nowait(self) -> Entry | None:
+        """The next entry; None if there is none. For a writer that is no task."""
+        if not self._entries:
+            if self._idle is not None:
+                self._idle.set()
+                self._idle = None
+            return None
+        entry = self._entries.popleft()
+        self._forget(entry)
+        if self._putters:
+            self._admit()
+        return entry
 
     async def take(self) -> Message:
         """The next frame, for the writer; blocks while there is none. Cancelled, it has taken nothing."""

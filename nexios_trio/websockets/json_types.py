@@ -111,7 +111,9 @@ def _msgspec_reader(type_: Any, parts: Sequence[Any]) -> Reader:
         read = msgspec.json.Decoder(type_).decode
         info = msgspec.inspect.type_info(type_)
     except Exception as error:  # TypeError mostly, NameError for an annotation that means nothing
-        raise WrongTypeError(f"type={type_!r} is nothing that JSON can be read as ({error}); {_CURE}") from None
+        raise WrongTypeError(
+            f"type={type_!r} is nothing that JSON can be read as ({error}); {_CURE}"
+        ) from None
     for strange in _strangers(info):
         raise WrongTypeError(f"no JSON can be read as {strange!r}, as type={type_!r} wants; {_CURE}")
     has_set = any(
@@ -152,7 +154,9 @@ def _read_sets(read: Reader, message: str | bytes) -> Any:
             raise
         name = match[1]
     if name not in ("list", "dict"):
-        raise WrongTypeError(f"no {name} can be in a set; make the class frozen (and hashable), or write list[{name}]")
+        raise WrongTypeError(
+            f"no {name} can be in a set; make the class frozen (and hashable), or write list[{name}]"
+        )
     raise MessageValidationError("expected what can be in a set, got " + _WORDS[name], found=_WORDS[name])
 
 
@@ -229,7 +233,11 @@ def _in_our_words(text: str) -> tuple[str, str, str]:
         constraint = _CONSTRAINT.fullmatch(wanted)
         if constraint is not None:
             found = "str" if constraint["type"] in _IN_STRINGS else constraint["type"]
-            return "expected " + wanted.replace("`", "", 2), f"{constraint['type']} {constraint['rest']}", found
+            return (
+                "expected " + wanted.replace("`", "", 2),
+                f"{constraint['type']} {constraint['rest']}",
+                found,
+            )
     for start in ("Invalid enum value ", "Invalid value "):  # and then comes the value
         if text.startswith(start):
             return start.lower().strip(), "", "str" if text[len(start)] in "'\"" else "int"
@@ -263,7 +271,7 @@ def _adapter_reader(type_: Any, parts: Iterable[Any], cause: Any) -> Reader:
                 f"type={type_!r} has {cause!r}, for Pydantic, and {part!r}, for msgspec; write pydantic.Field(...)"
             )
     try:
-        import pydantic  # noqa: PLC0415 - optional, and slow
+        import pydantic
 
         adapter = pydantic.TypeAdapter(type_)
     except ImportError:
@@ -284,7 +292,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _pydantic_reader(read: Reader, type_: Any) -> Reader:
-    from pydantic import PydanticUserError, ValidationError  # noqa: PLC0415
+    from pydantic import PydanticUserError, ValidationError
 
     declared: list[frozenset[str]] = []
 
@@ -317,7 +325,7 @@ def _says_nan(message: Any) -> bool:
 
 def _names_in(type_: Any) -> Iterator[str]:
     """The names and aliases of all fields, out of Pydantic's core schema."""
-    import pydantic  # noqa: PLC0415
+    import pydantic
 
     adapter = type_ if isinstance(type_, pydantic.TypeAdapter) else pydantic.TypeAdapter(type_)
     todo: list[Any] = [adapter.core_schema]
@@ -352,7 +360,7 @@ _MANY: Final = 1000
 
 
 def _pydantic_mistake(error: Any, message: str | bytes, declared: frozenset[str]) -> PeerError:
-    import pydantic_core  # noqa: PLC0415
+    import pydantic_core
 
     count = error.error_count()
     if count > _MANY:

@@ -21,7 +21,8 @@ from nexios_trio.exceptions import (
     WrongStateError,
 )
 from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
-from nexios_trio.transports.inbox import Inbox
+from nexios_trio.transports.core import Hooks
+from nexios_trio.transports.engine import EngineTransport
 from nexios_trio.transports.outbox import Outbox
 from nexios_trio.transports.states import Event, State
 from nexios_trio.types import Receive, Scope, Send
@@ -84,6 +85,7 @@ class Connection:
         send: Send,
         settings: ConnectionSettings,
         counts: Counter[str] | None = None,
+        transport: EngineTransport | None = None,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.scope = scope
@@ -95,20 +97,23 @@ class Connection:
         self.memberships = 0
         """The groups that this connection is in."""
         self.subprotocol: str | None = None
-        self.transport = AsgiTransport(
-            receive,
-            send,
-            extensions=scope.get("extensions") or {},
-            atomic=sends_atomically(scope),
-            inbox=Inbox(settings.limits.inbox_messages, settings.limits.inbox_bytes),
-            close_timeout=settings.close_timeout,
-            unread_timeout=settings.unread_timeout,
-            max_message=settings.limits.message_bytes,
-            on_closing=self._closing,
-            on_accepted=self._accepted,
-            on_unread=self._unread,
-            on_too_big=self._too_big,
+        self.transport: AsgiTransport | EngineTransport = (
+            AsgiTransport(
+                receive,
+                send,
+                extensions=scope.get("extensions"),
+                atomic=sends_atomically(scope),
+                limits=settings.limits,
+            )
+            if transport is None
+            else transport
         )
+        if isinstance(self.transport, EngineTransport):
+            self.transport.set_limits(settings.limits)
+            self.transport.set_heartbeat(settings.heartbeat)
+        self.transport.close_timeout = settings.close_timeout
+        self.transport.unread_timeout = settings.unread_timeout
+        self.transport.hooks = Hooks(self._closing, self._accepted, self._unread, self._too_big)
         self._server_receive = receive
         self.receive = self.transport.asgi_receive
         self.send = self.transport.asgi_send
@@ -179,10 +184,11 @@ class Connection:
                 transport.refusal(Event.SEND) if transport.state is not State.OPEN else WebSocketDisconnect()
             )
         if transport.outbox is None:
-            limits = self.settings.limits
-            transport.outbox = Outbox(limits.outbox_messages, limits.outbox_bytes)
-            self._writer_scope = trio.CancelScope(shield=True)
-            self._nursery.start_soon(self._write, self._writer_scope, name="writer")
+            outbox = transport.open_outbox(self.settings.limits)
+            if isinstance(transport, AsgiTransport):
+                self._writer_scope = trio.CancelScope(shield=True)
+                self._nursery.start_soon(self._write, transport, self._writer_scope, name="writer")
+            return outbox
         return transport.outbox
 
     def at_end(self, callback: Callable[[], object]) -> None:
@@ -226,16 +232,19 @@ class Connection:
         The frames between the server and the handler are stepped through at every message, so there are
         few.
         """
-        event = await self._server_receive()
-        if event["type"] != "websocket.connect":
-            return
+        if isinstance(self.transport, AsgiTransport):
+            event = await self._server_receive()
+            if event["type"] != "websocket.connect":
+                return
         self._handler_scope.deadline = trio.current_time() + self.settings.limits.accept_timeout
         if (tell_lost := self.transport.extensions.get(ON_LOST)) is not None:
             tell_lost(self.transport.lost)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._read, name="reader")
+                self._start_clock()
+                if isinstance(self.transport, AsgiTransport):
+                    nursery.start_soon(self._read, self.transport, name="reader")
                 try:
                     with self._handler_scope:
                         try:
@@ -261,28 +270,44 @@ class Connection:
             self._websocket = None
             self.transport.detach()
 
-    async def _write(self, scope: trio.CancelScope) -> None:
+    async def _write(self, transport: AsgiTransport, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                await self.transport.write()
+                await transport.write()
             except Exception as error:  # the server would not take a message
                 self._fail(error)
-                if self.transport.outbox is not None:
-                    self.transport.outbox.throw_away()
+                if transport.outbox is not None:
+                    transport.outbox.throw_away()
 
-    async def _read(self) -> None:
-        transport = self.transport
-        self._pulse = Pulse.of(self.settings, trio.current_time())
+    def _start_clock(self) -> None:
+        transport, now = self.transport, trio.current_time()
+        self._pulse = Pulse.of(self.settings, now)
         transport.track_time = (
             self._pulse is not None or self.settings.limits.first_message_timeout != math.inf
         )
-        transport.received_at = trio.current_time()
+        transport.received_at = now
+        self._rearm()
+
+    async def _read(self, transport: AsgiTransport) -> None:
         while not self._read_out:
             with trio.CancelScope(deadline=self._due(), shield=True) as self._reader_scope:
                 await transport.read()
                 return
             if not self._read_out:
                 self._time_is_up(trio.current_time())
+
+    def _rearm(self) -> None:
+        """Look at the clock when it is time, after something has changed."""
+        if isinstance(self.transport, AsgiTransport):
+            self._reader_scope.deadline = self._due()
+        elif (due := self._due()) != math.inf:
+            self.transport.set_alarm(self._ring, due)
+
+    def _ring(self, now: float) -> float:
+        if self._read_out:
+            return math.inf
+        self._time_is_up(now)
+        return self._due()
 
     def _due(self) -> float:
         """When to look at the clock again. All timers of a connection live in its reader: a task for each
@@ -314,7 +339,7 @@ class Connection:
         """Close with 4401 at ``deadline`` (`trio.current_time`); `math.inf`: never. Replaces what was said
         before."""
         self._expires_at = deadline
-        self._reader_scope.deadline = self._due()
+        self._rearm()
 
     def _beat(self, pulse: Pulse) -> None:
         if self.transport.state is not State.OPEN or self._nursery is None or self.transport.choked:
@@ -380,7 +405,7 @@ class Connection:
         limits = self.settings.limits
         if limits.first_message_timeout != math.inf or limits.lifetime != math.inf:
             self._first_by, self._ends_at = now + limits.first_message_timeout, now + limits.lifetime
-            self._reader_scope.deadline = self._due()
+            self._rearm()
         if self.transport.closure is None:
             self._handler_scope.deadline = math.inf
 

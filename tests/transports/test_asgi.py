@@ -9,11 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nexios_trio import NexiosApp, WebSocket, WebSocketDisconnect
+from nexios_trio import Limits, NexiosApp, WebSocket, WebSocketDisconnect
 from nexios_trio.exceptions import WrongStateError
 from nexios_trio.testing import TestClient, WebSocketRejected
-from nexios_trio.transports.asgi import AsgiTransport, ClientGone, sends_atomically
-from nexios_trio.transports.inbox import CHECKPOINT_BUDGET, Inbox
+from nexios_trio.transports.asgi import AsgiTransport, sends_atomically
+from nexios_trio.transports.core import ClientGone
+from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
 from nexios_trio.transports.states import State
 from nexios_trio.types import Message, Receive, Scope, Send
 
@@ -39,15 +40,15 @@ class Server:
         self.sent.append(message)
 
     def transport(self, *, atomic: bool = True, denial: bool = True) -> AsgiTransport:
-        return AsgiTransport(
+        transport = AsgiTransport(
             self.receive,
             self.send,
             extensions={"websocket.http.response": {}} if denial else {},
             atomic=atomic,
-            inbox=Inbox(10, 1000),
-            close_timeout=1,
-            on_closing=lambda: None,
+            limits=Limits(inbox_messages=10, inbox_bytes=1000),
         )
+        transport.close_timeout = 1
+        return transport
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)

@@ -1,0 +1,157 @@
+"""The fast lane's end of a TCP connection: its handshake, its ASGI scope, and the call of the app."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from nexios_trio.config import ConnectionSettings
+from nexios_trio.server.reactor import make_reactor
+from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
+from nexios_trio.transports.engine import TRANSPORT, EngineTransport
+from nexios_trio.transports.states import State
+from nexios_trio.types import ASGIApp, Scope
+from nexios_trio.wire import HandshakeError, Request, RequestReader, error_response
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger("nexios_trio.server")
+
+Access = Callable[[Scope, int, float], Awaitable[None]]
+"""Told of each answer to a handshake: the scope, the status, and the seconds that it took."""
+
+
+class Engine:
+    """All connections of the fast lane in one process."""
+
+    def __init__(self, app: ASGIApp, settings: ConnectionSettings, connections: Connections[Any]) -> None:
+        self.app = app
+        self.settings = settings
+        self.connections = connections
+        self.reactor = make_reactor()
+        self.run = self.reactor.run
+        self.state: dict[str, Any] = {}
+        """What the app's lifespan has yielded; copied into each scope."""
+
+    async def serve(self, sock: socket.socket, access: Access | None = None) -> None:
+        """Serve a TCP connection that asks for an upgrade, from its first byte to its end."""
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request, early = await self._read_request(sock)
+        if request is None:
+            sock.close()
+            return
+        scope = self._scope(request, sock)
+        began = time.perf_counter()
+        answered: list[int] = []
+        settings = self.settings
+        transport = EngineTransport(
+            sock,
+            request,
+            self.reactor,
+            limits=settings.limits,
+            heartbeat=settings.heartbeat,
+            early=early,
+            on_answer=answered.append,
+        )
+        transport.close_timeout = settings.close_timeout
+        scope["extensions"] = {
+            "websocket.http.response": {},
+            TRANSPORT: transport,
+            SERVER_CONNECTIONS: self.connections,
+        }
+        try:
+            await self._call(scope, transport)
+        finally:
+            await transport.finish()
+            if access is not None and answered:
+                await access(scope, answered[0], time.perf_counter() - began)
+
+    async def _call(self, scope: Scope, transport: EngineTransport) -> None:
+        """Call the app, and end what it leaves open, as hypercorn does."""
+        try:
+            await self.app(scope, transport.asgi_receive, transport.asgi_send)
+        except Exception:
+            logger.exception("Error in ASGI Framework")
+            if transport.state is State.CONNECTING:
+                await transport.reject(500, [], b"")
+            else:
+                await transport.close(1011, "internal error")
+        except BaseException:
+            with trio.CancelScope(shield=True), trio.move_on_after(transport.close_timeout):
+                await transport.close(1012, "service restart")
+            raise
+        else:
+            if transport.state is State.CONNECTING:
+                await transport.reject(403, [], b"")
+            elif transport.state is State.OPEN:
+                await transport.close(1000, "")
+        with trio.move_on_after(transport.close_timeout):
+            if transport.state is State.CLOSING:
+                await transport.wait_gone()
+
+    async def _read_request(self, sock: socket.socket) -> tuple[Request | None, bytes]:
+        reader = RequestReader()
+        while True:
+            try:
+                data = sock.recv(1 << 16)
+            except (BlockingIOError, InterruptedError):
+                await trio.lowlevel.wait_readable(sock)
+                continue
+            except OSError:
+                return None, b""
+            if not data:
+                return None, b""
+            try:
+                request = reader.receive_data(data)
+            except HandshakeError as error:
+                await self._refuse(sock, error)
+                return None, b""
+            if request is not None:
+                return request, reader.trailing
+
+    async def _refuse(self, sock: socket.socket, error: HandshakeError) -> None:
+        logger.info("refused a handshake with %d: %a", error.status, error.reason)
+        try:
+            sock.send(error_response(error))
+            sock.shutdown(socket.SHUT_WR)
+            with trio.move_on_after(1):
+                while sock.recv(1 << 16):
+                    await trio.lowlevel.wait_readable(sock)
+        except OSError as failure:
+            if failure.errno not in (errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                raise
+
+    def _scope(self, request: Request, sock: socket.socket) -> dict[str, Any]:
+        return {
+            "type": "websocket",
+            "asgi": {"spec_version": "2.4", "version": "3.0"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": request.path,
+            "raw_path": request.raw_path,
+            "query_string": request.query_string,
+            "root_path": "",
+            "headers": request.headers,
+            "client": _address(sock.getpeername),
+            "server": _address(sock.getsockname),
+            "subprotocols": request.subprotocols,
+            "state": self.state.copy(),
+        }
+
+
+def _address(ask: Callable[[], Any]) -> tuple[str, int] | None:
+    try:
+        name = ask()
+    except OSError:
+        return None
+    return (name[0], name[1]) if isinstance(name, tuple) else None
+
+

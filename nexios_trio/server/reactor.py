@@ -1,0 +1,175 @@
+"""One task that watches all sockets of the fast lane, and keeps their timers."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import select
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from nexios_trio.transports.engine import EngineTransport
+
+__all__ = ["EpollReactor", "TaskReactor", "make_reactor"]
+
+BATCH = 256
+"""Sockets that are served before other tasks run."""
+
+
+class _Timers:
+    """The next `tick` of each connection, in one heap; one task sleeps, whatever their number."""
+
+    def __init__(self) -> None:
+        self.now = trio.current_time()
+        self._heap: list[tuple[float, int, EngineTransport]] = []
+        self._count = 0
+        self._scope = trio.CancelScope()
+        self._sleeping_until = math.inf
+        self._stale = 0
+
+    def wake_at(self, transport: EngineTransport, due: float) -> None:
+        """See `nexios_trio.transports.engine.Reactor`."""
+        if due >= transport.scheduled:
+            return
+        transport.scheduled = due
+        self._count += 1
+        heapq.heappush(self._heap, (due, self._count, transport))
+        if due < self._sleeping_until:
+            self._scope.cancel()
+
+    def _forget_timer(self, transport: EngineTransport) -> None:
+        if transport.scheduled == math.inf:
+            return
+        transport.scheduled = math.inf
+        self._stale += 1
+        if self._stale > 1000 and self._stale * 2 > len(self._heap):
+            # A connection that is over shall not live on in a timer that is due in an hour.
+            self._heap = [entry for entry in self._heap if entry[2].scheduled == entry[0]]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
+    async def run_timers(self) -> None:
+        """Call what is due, for ever."""
+        while True:
+            self._sleeping_until = self._heap[0][0] if self._heap else math.inf
+            with trio.CancelScope() as self._scope:
+                await trio.sleep_until(self._sleeping_until)
+            self._sleeping_until = -math.inf
+            now = self.now = trio.current_time()
+            done = 0
+            while self._heap and self._heap[0][0] <= now:
+                due, _, transport = heapq.heappop(self._heap)
+                if transport.scheduled != due:
+                    continue  # replaced by an earlier one, or of a connection that is over
+                transport.scheduled = math.inf
+                following = transport.tick(now)
+                if following != math.inf:
+                    self.wake_at(transport, following)
+                done += 1
+                if done % BATCH == 0:
+                    await trio.lowlevel.checkpoint()
+
+
+class EpollReactor(_Timers):
+    """All sockets in one epoll object, whose own file descriptor Trio waits for: no task, and no system call but
+    recv and send, per message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoll = select.epoll()
+        self._watched: dict[int, EngineTransport] = {}
+
+    def watch(self, transport: EngineTransport) -> None:
+        """See `nexios_trio.transports.engine.Reactor`."""
+        wanted = select.EPOLLIN * transport.reading | select.EPOLLOUT * transport.writing
+        fd = transport.sock.fileno()
+        if fd not in self._watched:
+            self._watched[fd] = transport
+            self._epoll.register(fd, wanted)
+        elif wanted != transport.watched:
+            self._epoll.modify(fd, wanted)
+        transport.watched = wanted
+
+    def forget(self, transport: EngineTransport) -> None:
+        """See `nexios_trio.transports.engine.Reactor`."""
+        fd = transport.sock.fileno()
+        if self._watched.get(fd) is transport:
+            del self._watched[fd]
+            self._epoll.unregister(fd)
+        self._forget_timer(transport)
+
+    async def run(self) -> None:
+        """Serve the sockets, for ever."""
+        epoll, watched = self._epoll, self._watched
+        writable, broken = select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
+        reading = select.EPOLLIN
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run_timers)
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(epoll)
+                    self.now = trio.current_time()
+                    for fd, mask in epoll.poll(0, BATCH):
+                        transport = watched.get(fd)
+                        if transport is None:
+                            continue
+                        if mask & writable:
+                            transport.writable()
+                        if mask & reading:
+                            transport.readable()
+                        elif mask & broken:
+                            transport.hung_up()
+            finally:
+                epoll.close()
+
+
+class TaskReactor(_Timers):
+    """The same where there is no epoll: a task per socket and direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nursery: trio.Nursery | None = None
+        self._tasks: dict[EngineTransport, dict[str, trio.CancelScope]] = {}
+
+    def watch(self, transport: EngineTransport) -> None:
+        """See `nexios_trio.transports.engine.Reactor`."""
+        assert self._nursery is not None
+        tasks = self._tasks.setdefault(transport, {})
+        for direction, wanted in (("read", transport.reading), ("write", transport.writing)):
+            if wanted and direction not in tasks:
+                scope = tasks[direction] = trio.CancelScope()
+                self._nursery.start_soon(self._serve, transport, direction, scope)
+            elif not wanted and direction in tasks:
+                tasks.pop(direction).cancel()
+
+    async def _serve(self, transport: EngineTransport, direction: str, scope: trio.CancelScope) -> None:
+        wait = trio.lowlevel.wait_readable if direction == "read" else trio.lowlevel.wait_writable
+        act = transport.readable if direction == "read" else transport.writable
+        with scope:
+            while True:
+                try:
+                    await wait(transport.sock)
+                except trio.ClosedResourceError:
+                    return
+                if scope.cancel_called:
+                    return
+                self.now = trio.current_time()
+                act()
+
+    def forget(self, transport: EngineTransport) -> None:
+        """See `nexios_trio.transports.engine.Reactor`."""
+        for scope in self._tasks.pop(transport, {}).values():
+            scope.cancel()
+        self._forget_timer(transport)
+
+    async def run(self) -> None:
+        """Serve the sockets, for ever."""
+        async with trio.open_nursery() as self._nursery:
+            await self.run_timers()
+
+
+def make_reactor() -> EpollReactor | TaskReactor:
+    """The best one that this platform has."""
+    return EpollReactor() if hasattr(select, "epoll") else TaskReactor()

@@ -1,0 +1,644 @@
+"""The fast lane: a connection on a socket that a reactor watches, without a task of its own.
+
+What comes is parsed where the reactor finds it and goes into the inbox; what is sent goes straight to the socket.
+Only what the kernel does not take waits, and the reactor sends it when there is room again.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol
+
+import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from nexios_trio.config import Heartbeat, Limits, Overflow
+from nexios_trio.transports.base import Closure
+from nexios_trio.transports.core import Core
+from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
+from nexios_trio.transports.outbox import Drops, Entry, Outbox
+from nexios_trio.transports.states import TRANSITIONS, Event, State
+from nexios_trio.wire import (
+    Agreement,
+    Close,
+    Deflate,
+    Failure,
+    Ping,
+    Pong,
+    Request,
+    accept_response,
+    agree,
+    reject_response,
+)
+from nexios_trio.wire import (
+    Connection as Wire,
+)
+
+__all__ = ["TRANSPORT", "EngineTransport", "Reactor"]
+
+TRANSPORT: Final = "nexios_trio.transport"
+"""Under this key of ``scope["extensions"]`` the engine hands its transport to an app that knows what to do with
+it; ASGI's ``receive`` and ``send`` are that transport's methods."""
+
+READ_BYTES: Final = 1 << 16
+"""What is read from a socket at a time."""
+WRITE_BYTES: Final = 1 << 16
+"""What is taken out of an outbox for one write."""
+EARLY_BYTES: Final = 1 << 16
+"""What a client may send before it is accepted."""
+LINGER: Final = 2.0
+"""Seconds that we read on, and throw away, after the last word: closing TCP on unread bytes would make the kernel
+reset it, and the client might lose what we said."""
+
+_BUSY: Final = (BlockingIOError, InterruptedError)
+
+
+class Reactor(Protocol):
+    """Who watches the sockets; see `nexios_trio.server.reactor`."""
+
+    now: float
+
+    def watch(self, transport: EngineTransport) -> None:
+        """Begin to watch, or watch for what ``transport.reading`` and ``transport.writing`` say now."""
+
+    def forget(self, transport: EngineTransport) -> None:
+        """Watch no longer; before the socket is closed."""
+
+    def wake_at(self, transport: EngineTransport, due: float) -> None:
+        """Call ``transport.tick(now)`` at ``due``, or before."""
+
+
+class DirectOutbox(Outbox):
+    """An outbox that only fills while the socket takes nothing."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, limits: Limits, transport: EngineTransport) -> None:
+        super().__init__(limits.outbox_messages, limits.outbox_bytes)
+        self._transport = transport
+
+    def offer(self, entry: Entry, overflow: Overflow, counters: Drops) -> bool:
+        if not self.closed and not self._entries and self._transport.send_now(entry):
+            return True
+        return super().offer(entry, overflow, counters)
+
+    def put_nowait(self, entry: Entry) -> bool:
+        if not self.closed and not self._entries and self._transport.send_now(entry):
+            return True
+        return super().put_nowait(entry)
+
+    async def wait_sent(self) -> None:
+        while not self._thrown_away and (self._entries or self._transport.unsent):
+            if self._idle is None:
+                self._idle = trio.Event()
+            await self._idle.wait()
+
+
+class EngineTransport(Core):
+    """See `nexios_trio.transports.base.Transport`."""
+
+    __slots__ = (
+        "_agreement",
+        "_alarm",
+        "_alarm_at",
+        "_deflate",
+        "_early",
+        "_ended",
+        "_heard",
+        "_heartbeat",
+        "_limits",
+        "_next_ping",
+        "_pending",
+        "_ping_number",
+        "_pinged",
+        "_progress",
+        "_reactor",
+        "_recv",
+        "_request",
+        "_send_raw",
+        "_streak",
+        "_unanswered",
+        "_unread_by",
+        "_wire",
+        "latency",
+        "on_answer",
+        "reading",
+        "scheduled",
+        "sock",
+        "unsent",
+        "watched",
+        "writing",
+    )
+
+    self_driven: Final = True
+    """It takes no task to read or write."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        request: Request,
+        reactor: Reactor,
+        *,
+        limits: Limits,
+        heartbeat: Heartbeat | None = None,
+        deflate: Deflate | None = None,
+        early: bytes = b"",
+        on_answer: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__({}, limits)
+        self._limits = limits
+        self.sock = sock
+        self._recv = sock.recv
+        self._send_raw = sock.send
+        self._request = request
+        self._reactor = reactor
+        self._heartbeat = heartbeat
+        self._deflate = deflate
+        self._agreement: Agreement | None = None
+        self.on_answer = on_answer
+        """Told the status that the handshake is answered with."""
+        self._wire: Wire | None = None
+        self._early = early
+        self._pending: deque[bytes | memoryview] = deque()
+        self.unsent = 0
+        """Bytes that the kernel has not taken yet."""
+        self._streak = 0
+        self.reading = True
+        self.writing = False
+        self.watched = 0
+        """The reactor's note of what it watches for."""
+        self.scheduled = math.inf
+        """The reactor's note of the next `tick`."""
+        self._ended = False
+        """Nothing more is to be had from this socket."""
+        self._heard = self._progress = reactor.now
+        self._pinged: float | None = None
+        self._ping_number = 0
+        self._next_ping = self._unanswered = math.inf
+        """When to ping next, and since when a Ping waits for a sign of life."""
+        self.latency: float | None = None
+        """Seconds between the last Ping and its Pong; None: none has come back yet."""
+        self._unread_by = math.inf
+        self._alarm_at = math.inf
+        self._alarm: Callable[[float], float] | None = None
+        reactor.watch(self)
+
+    def set_limits(self, limits: Limits) -> None:
+        self._limits = limits
+        super().set_limits(limits)
+
+    def set_heartbeat(self, heartbeat: Heartbeat | None) -> None:
+        """Ping as this says; before `accept` only."""
+        self._heartbeat = heartbeat
+
+    def set_deflate(self, deflate: Deflate | None) -> None:
+        """Grant permessage-deflate as this says; before `accept` only."""
+        self._deflate = deflate
+
+    # What the reactor tells us
+
+    def readable(self) -> None:
+        """Read once, and hand on what is complete."""
+        try:
+            data = self._recv(READ_BYTES)
+        except _BUSY:
+            return
+        except OSError as error:
+            self._broken(error)
+            return
+        if not data:
+            self._eof()
+            return
+        self._heard = self._reactor.now
+        wire = self._wire
+        if wire is None:
+            self._take_early(data)
+            return
+        self._feed(wire, data)
+
+    def _feed(self, wire: Wire, data: bytes) -> None:
+        full = False
+        inbox = self.inbox
+        answers = False
+        for event in wire.receive_data(data):
+            kind = type(event)
+            if kind is str or kind is bytes:
+                full = inbox.put_nowait(event)  # type: ignore[arg-type]
+                if self.track_time:
+                    self.received_at = self._heard
+                    self.spoken = True
+            elif kind is Ping:
+                answers = True
+            elif kind is Pong:
+                self._pong(event.payload)  # type: ignore[union-attr]
+            elif kind is Close:
+                self._closed_by_peer(wire, event)  # type: ignore[arg-type]
+            else:
+                self._violated(wire, event)  # type: ignore[arg-type]
+        if answers and not self._pending and not self._ended:
+            self._write(wire.data_to_send())
+        if full:
+            self._choke()
+
+    def _take_early(self, data: bytes) -> None:
+        if self.state is not State.CONNECTING:
+            return  # rejected: what comes now is thrown away until TCP is closed
+        self._early += data
+        if len(self._early) >= EARLY_BYTES:
+            self.reading = False
+            self._reactor.watch(self)
+
+    def writable(self) -> None:
+        """Send what waits, as far as the kernel takes it."""
+        while True:
+            pending = self._pending
+            if not pending and not self._refill():
+                self.writing = False
+                self._reactor.watch(self)
+                return
+            try:
+                sent = self.sock.sendmsg([*pending][:64])
+            except _BUSY:
+                return
+            except OSError as error:
+                self._broken(error)
+                return
+            self._progress = self._reactor.now
+            self.unsent -= sent
+            while sent:
+                first = pending[0]
+                if sent < len(first):
+                    pending[0] = memoryview(first)[sent:]
+                    return
+                sent -= len(first)
+                pending.popleft()
+
+    def _refill(self) -> bool:
+        """Take more out of the outbox; False: there is nothing."""
+        size = 0
+        if self._wire is not None:
+            answer = self._wire.data_to_send()
+            if answer:
+                self._pending.append(answer)
+                size = len(answer)
+        if self.outbox is not None:
+            while size < WRITE_BYTES:
+                entry = self.outbox.take_nowait()
+                if entry is None:
+                    break
+                frame = self._frame_of(entry)
+                self._pending.append(frame)
+                size += len(frame)
+        self.unsent += size
+        return size > 0
+
+    def hung_up(self) -> None:
+        """The kernel says that the socket is broken, whether we read or not."""
+        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._broken(OSError(error, "the connection is broken"))
+        else:
+            self.readable()
+
+    def _eof(self) -> None:
+        self.reading = False
+        self._stop_watching()
+        if self._wire is not None:
+            self._wire.receive_eof()
+        if not self._peer_gone:
+            self._gone(Closure(1006, "", "network"))
+
+    def _broken(self, error: OSError, reason: str = "") -> None:
+        self._ended = True
+        self._pending.clear()
+        self.unsent = 0
+        self._stop_watching()
+        if error.errno == errno.ETIMEDOUT:
+            reason = "heartbeat timeout"
+        self.lost(reason)
+
+    def _stop_watching(self) -> None:
+        self.reading = self.writing = False
+        self._reactor.forget(self)
+
+    # Frames
+
+    def _pong(self, payload: bytes) -> None:
+        if self._pinged is not None and payload == self._ping_number.to_bytes(4):
+            self.latency = trio.current_time() - self._pinged
+            self._pinged = None
+
+    def _closed_by_peer(self, wire: Wire, close: Close) -> None:
+        if not self._close_sent:
+            self._close_sent = True
+            self._write(wire.encode_close())
+        self._gone(Closure(close.code, close.reason, "peer"))
+
+    def _violated(self, wire: Wire, failure: Failure) -> None:
+        if failure.code == 1009:
+            self.hooks.too_big()
+        if not self._close_sent:
+            self._close_sent = True
+            self._write(wire.encode_close())
+        self._gone(Closure(failure.code, failure.reason, "local"))
+
+    # Reading no further
+
+    def _choke(self) -> None:
+        self.choked = True
+        self.reading = False
+        self._reactor.watch(self)
+        self.inbox.when_taken(self._relieve)
+        if self.unread_timeout != math.inf:
+            self._unread_by = trio.current_time() + self.unread_timeout
+            self._reactor.wake_at(self, self._unread_by)
+
+    def _relieve(self) -> None:
+        if self.inbox.full:
+            self.inbox.when_taken(self._relieve)
+            if self.unread_timeout != math.inf:
+                self._unread_by = trio.current_time() + self.unread_timeout
+            return
+        self.choked = False
+        self._unread_by = math.inf
+        self.received_at = self._heard = trio.current_time()
+        self._pinged = None
+        if not self._ended:
+            self.reading = True
+            self._reactor.watch(self)
+
+    # Time
+
+    def set_alarm(self, alarm: Callable[[float], float], due: float) -> None:
+        """Call ``alarm(now)`` at ``due``; it gives when to be called next. Replaces the former one."""
+        self._alarm, self._alarm_at = alarm, due
+        if due < self.scheduled:
+            self._reactor.wake_at(self, due)
+
+    def tick(self, now: float) -> float:
+        """Do what is due; gives when to be called next."""
+        if now >= self._alarm_at and self._alarm is not None:
+            self._alarm_at = math.inf
+            self._alarm_at = self._alarm(now)
+        if self._ended:
+            return self._alarm_at
+        if now >= self._unread_by:
+            self._unread_by = math.inf
+            self.hooks.unread()
+        due = min(self._alarm_at, self._unread_by)
+        heartbeat = self._heartbeat
+        if heartbeat is None or self._wire is None:
+            return due
+        if self.unsent:
+            if now >= self._progress + heartbeat.timeout:
+                self._broken(OSError(errno.ETIMEDOUT, "the client does not read"))
+                return due
+            due = min(due, self._progress + heartbeat.timeout)
+        if self.state is State.OPEN:
+            due = min(due, self._beat(now, heartbeat))
+        return due
+
+    def _beat(self, now: float, heartbeat: Heartbeat) -> float:
+        if self._heard >= self._unanswered:
+            self._unanswered = math.inf  # whatever came since shows that it lives
+        if now >= self._unanswered + heartbeat.timeout and not self.choked:
+            self.declare_dead("heartbeat timeout")
+            return math.inf
+        if now >= self._next_ping:
+            self._next_ping = now + heartbeat.interval
+            self._unanswered = min(self._unanswered, now)
+            self._ping(now)
+        return min(self._next_ping, self._unanswered + heartbeat.timeout)
+
+    def _ping(self, now: float) -> None:
+        assert self._wire is not None
+        self._ping_number = (self._ping_number + 1) & 0xFFFFFFFF
+        self._pinged = now
+        if not self.unsent:  # a Ping behind what is not read measures nothing, and nobody reads it
+            self._write(self._wire.encode_ping(self._ping_number.to_bytes(4)))
+
+    # The handshake
+
+    def _check(self, event: Event) -> None:
+        if (self.state, event) not in TRANSITIONS:
+            raise self.refusal(event)
+
+    async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if self._is_accepted_early(subprotocol, headers):
+            await checkpoint()
+            return
+        self._check(Event.ACCEPT)
+        await checkpoint()
+        self._check(Event.ACCEPT)
+        request = self._request
+        agreement = None if self._deflate is None else agree(self._deflate, request.extensions)
+        self._agreement = agreement
+        answer = accept_response(request, subprotocol=subprotocol, agreement=agreement, headers=headers)
+        limits = self._limits
+        self._wire = wire = (
+            Wire.server(deflate=agreement)
+            if limits.message_bytes is None
+            else Wire.server(max_message_bytes=limits.message_bytes, deflate=agreement)
+        )
+        self.state = State.OPEN
+        self._write(answer)
+        self._answered(101)
+        self._begin_heartbeat()
+        self.hooks.accepted(subprotocol)
+        early, self._early = self._early, b""
+        if early:
+            self._feed(wire, early)
+        if not self.reading and not self.choked and not self._ended:
+            self.reading = True
+            self._reactor.watch(self)
+
+    def _begin_heartbeat(self) -> None:
+        heartbeat = self._heartbeat
+        if heartbeat is None:
+            return
+        now = trio.current_time()
+        self._next_ping = now + heartbeat.interval
+        if self._next_ping < self.scheduled:
+            self._reactor.wake_at(self, self._next_ping)
+
+    def _answered(self, status: int) -> None:
+        if self.on_answer is not None:
+            self.on_answer(status)
+
+    async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        self._check(Event.REJECT)
+        await checkpoint()
+        self._check(Event.REJECT)
+        answer = reject_response(status, headers, body)
+        self.state = State.REJECTED
+        self._write(answer)
+        self._answered(status)
+
+    # Sending
+
+    def open_outbox(self, limits: Limits) -> Outbox:
+        """Make the outbox for what the socket does not take at once."""
+        self.outbox = DirectOutbox(limits, self)
+        return self.outbox
+
+    def send_text(self, data: str) -> Coroutine[Any, Any, None]:
+        return self._send(data)
+
+    def send_bytes(self, data: bytes) -> Coroutine[Any, Any, None]:
+        return self._send(data)
+
+    async def _send(self, data: str | bytes) -> None:
+        if self.state is not State.OPEN:
+            raise self.refusal(Event.SEND)
+        wire = self._wire
+        if self.unsent:
+            await self._send_in_turn(data)
+            return
+        self._streak += 1
+        if self._streak < CHECKPOINT_BUDGET:
+            await checkpoint_if_cancelled()
+        else:
+            self._streak = 0
+            await checkpoint()
+            if self.state is not State.OPEN:
+                raise self.refusal(Event.SEND)
+            if self.unsent:
+                await self._send_in_turn(data)
+                return
+        frame = wire.encode_text(data) if type(data) is str else wire.encode_binary(data)  # type: ignore[union-attr,arg-type]
+        try:
+            sent = self._send_raw(frame)
+        except _BUSY:
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            raise self.refusal(Event.SEND) from error
+        if sent < len(frame):
+            self._keep(frame, sent)
+
+    async def _send_in_turn(self, data: str | bytes) -> None:
+        """Behind what waits already: the kernel takes nothing, so neither do we beyond the outbox."""
+        if isinstance(data, str):
+            data.encode()  # raises for surrogates, here and not in the reactor
+            entry = Entry({"type": "websocket.send", "text": data}, len(data))
+        else:
+            entry = Entry({"type": "websocket.send", "bytes": bytes(data)}, len(data))
+        outbox = self.outbox or self.open_outbox(self._limits)
+        if not await outbox.put(entry):
+            raise self.refusal(Event.SEND)
+
+    def send_now(self, entry: Entry) -> bool:
+        """Send a message of the outbox past it, if nothing waits; for `DirectOutbox`. Never raises."""
+        if self.unsent or self.state is not State.OPEN:
+            return False
+        frame = self._frame_of(entry)
+        try:
+            sent = self._send_raw(frame)
+        except _BUSY:
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            return True
+        if sent < len(frame):
+            self._keep(frame, sent)
+        return True
+
+    def _frame_of(self, entry: Entry) -> bytes:
+        wire = self._wire
+        assert wire is not None
+        agreement = self._agreement
+        if agreement is None:
+            return entry.wire()
+        bits = wire.shared_window_bits
+        if bits is not None:
+            return entry.compressed(agreement.settings, bits)
+        text = entry.frame.get("text")
+        return wire.encode_binary(entry.frame["bytes"]) if text is None else wire.encode_text(text)
+
+    def _write(self, data: bytes) -> None:
+        if self._ended or not data:
+            return
+        if self.unsent:
+            self._pending.append(data)
+            self.unsent += len(data)
+            return
+        try:
+            sent = self._send_raw(data)
+        except _BUSY:
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            return
+        if sent < len(data):
+            self._keep(data, sent)
+
+    def _keep(self, frame: bytes, sent: int) -> None:
+        self._pending.append(memoryview(frame)[sent:] if sent else frame)
+        self.unsent += len(frame) - sent
+        self.writing = True
+        now = self._progress = trio.current_time()
+        self._reactor.watch(self)
+        if self._heartbeat is not None and now + self._heartbeat.timeout < self.scheduled:
+            self._reactor.wake_at(self, now + self._heartbeat.timeout)
+
+    # The end
+
+    async def send_close(self) -> None:
+        if self.outbox is not None:
+            with trio.move_on_after(self.close_timeout):
+                await self.outbox.wait_sent()
+            self.outbox.throw_away()
+        await checkpoint_if_cancelled()
+        if self._close_sent or self._peer_gone:
+            return
+        self._close_sent = True
+        code, reason = self._wire_close
+        if self._wire is not None:
+            self._write(self._wire.encode_close(code, reason))
+        else:
+            self._write(reject_response(403))
+            self._answered(403)
+
+    async def finish(self) -> None:
+        """Let the last words out, within `close_timeout`; then close TCP. To be called once the app has ended."""
+        self._heartbeat = None
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(self.close_timeout):
+                while self.unsent and not self._ended:
+                    await trio.sleep(0.01)
+            if not self._ended and not self._finished_cleanly():
+                await self._linger()
+        self._ended = True
+        self._stop_watching()
+        self.sock.close()
+
+    def _finished_cleanly(self) -> bool:
+        """Whether the peer has said its last word: closing TCP cannot cost it ours."""
+        closure = self.closure
+        return (
+            self._peer_gone
+            and self._close_sent
+            and closure is not None
+            and closure.code not in (1002, 1007, 1008, 1009)
+        )
+
+    async def _linger(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        self._stop_watching()
+        with trio.move_on_after(LINGER):
+            while True:
+                await trio.lowlevel.wait_readable(self.sock)
+                try:
+                    if not self._recv(READ_BYTES):
+                        return
+                except _BUSY:
+                    pass
+                except OSError:
+                    return
