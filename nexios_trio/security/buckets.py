@@ -81,7 +81,7 @@ class _Meter:
             return 0.0
         wait = (excess - self.burst) / self.per_second
         # now + wait is rounded to the grain of now, perhaps to a moment that is too early.
-        step = max(math.ulp(wait), math.ulp(now + wait))
+        step = math.ulp(now + wait)
         while self.owed(debt, at, now + wait) + amount > self.full:
             wait += step
             step *= 2
