@@ -100,6 +100,7 @@ class AsgiTransport:
         "choked",
         "close_timeout",
         "closure",
+        "default_subprotocol",
         "extensions",
         "inbox",
         "max_message",
@@ -153,6 +154,8 @@ class AsgiTransport:
         """Whether a message has come, kept only while ``track_time`` is set."""
         self.accepted_early = False
         """Whether somebody has accepted in the handler's place: the next `accept` finds it done."""
+        self.default_subprotocol: str | None = None
+        """What an `accept` that names no subprotocol chooses."""
         self.choked = False
         """Whether `read` has stopped reading because the handler does not: a silence of our own making."""
         self._patience = math.inf
@@ -204,8 +207,8 @@ class AsgiTransport:
                 await self.inbox.wait_taken()
                 self._patience = trio.current_time() + self.unread_timeout
             if patience.cancelled_caught:
+                self._patience = trio.current_time() + self.unread_timeout
                 self._on_unread()
-                await self.inbox.wait_for_room()
         self.choked = False
         if self.track_time:
             self.received_at = trio.current_time()
@@ -214,6 +217,11 @@ class AsgiTransport:
         """The server knows that the network has broken, whatever still waits to be received."""
         if not self._peer_gone:
             self._gone(Closure(1006, reason, "network"))
+
+    def let_accept_again(self) -> None:
+        """After an `accept` in the handler's place: the handler sees the connection as it began."""
+        self.accepted_early = True
+        self._connect_told = False
 
     def declare_dead(self, reason: str) -> None:
         """Treat a silent peer as gone: the handler sees 1006; the wire, should it still work, 1011."""
@@ -246,6 +254,8 @@ class AsgiTransport:
 
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if self.accepted_early and self.state is not State.CONNECTING:
+            if self.closure is not None:
+                raise self.closure.error()
             headers = list(headers)
             if subprotocol is not None or headers:
                 raise WrongStateError(
@@ -255,6 +265,8 @@ class AsgiTransport:
             self.accepted_early = False
             await checkpoint()
             return
+        if subprotocol is None:
+            subprotocol = self.default_subprotocol
         await self._answer(
             Event.ACCEPT,
             {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers)},

@@ -177,20 +177,21 @@ def of_pydantic(error: Any, message: str | bytes, names: Names) -> PeerError:
         return MessageValidationError(f"{count} mistakes")
     details = error.errors(include_url=False)
     first = details[0]
-    if not first["loc"] and first["type"] == "json_invalid":
-        problem = re.sub(r" at line \d+ column \d+$", "", first["ctx"]["error"])
-        return InvalidJSON("it is nested too deep" if "recursion" in problem else problem, message)
-    if not first["loc"] and first["type"] == "string_unicode":
-        return InvalidJSON("the text is not valid Unicode", message)
+    if first["input"] == message:  # and not a str in it, as for pydantic.Json
+        if first["type"] == "json_invalid":
+            problem = re.sub(r" at line \d+ column \d+$", "", first["ctx"]["error"])
+            return InvalidJSON("it is nested too deep" if "recursion" in problem else problem, message)
+        if first["type"] == "string_unicode":
+            return InvalidJSON("the text is not valid Unicode", message)
     document, declared = from_json(message), names()
     path, problem, expected, found = _read(first, document, declared)
     # Where Pydantic has one mistake for each member of a union, msgspec has one that names all.
     wanted = [expected]
     for other in details[1:20]:
         there, _, also, _ = _read(other, document, declared)
-        if there == path and also and also not in wanted:
+        if there == path and also.isidentifier() and also not in wanted:
             wanted.append(also)
-    if expected and len(wanted) > 1:
+    if expected.isidentifier() and len(wanted) > 1:
         problem, expected, found = _mismatch(" | ".join(wanted), found)
     return MessageValidationError(problem, path=path, expected=expected, found=found)
 
@@ -202,7 +203,7 @@ def _read(detail: Mapping[str, Any], document: Any, declared: frozenset[str]) ->
     field = context.get("discriminator", "").strip("'") or (location[-1] if location else "")
     if kind in _UNKNOWN or kind in _MISSING[1:]:
         location = location[:-1]
-    in_a_key = location[-1:] == ("[key]",)
+    in_a_key = location[-2:] == (value, "[key]")
     if in_a_key:
         location = location[:-1]
     path = "$"
@@ -223,22 +224,19 @@ def _read(detail: Mapping[str, Any], document: Any, declared: frozenset[str]) ->
 def _steps(document: Any, location: tuple[str | int, ...], goal: Any) -> list[str | int]:
     """Those steps of ``location`` that lead through ``document``: the others name members of unions.
 
-    Either may be called as the other, so all ways are tried (up to a number), for the one that leads to
-    ``goal`` or, where a validator has changed the values, takes the most steps.
+    Either may be called as the other, so all ways are tried (up to a number), for one that leads to what
+    looks like ``goal`` or, where a validator has changed the values, takes the most steps.
     """
-    best: tuple[bool, int] = (False, -1)
-    way: list[str | int] = []
+    longest: list[str | int] = []
     todo: list[tuple[Any, int, list[str | int]]] = [(document, 0, [])]
-    for _ in range(500 + len(location)):
+    for _ in range(500 + 2 * len(location)):
         if not todo:
             break
         value, at, steps = todo.pop()
         if at == len(location):
-            score = (type(value) is type(goal) and _size(value) == _size(goal), len(steps))
-            if score > best:
-                best, way = score, steps
-            if best == (True, len(location)):
-                break
+            if type(value) is type(goal) and _gist(value) == _gist(goal):
+                return steps
+            longest = max(longest, steps, key=len)
             continue
         step = location[at]
         todo.append((value, at + 1, steps))
@@ -247,11 +245,13 @@ def _steps(document: Any, location: tuple[str | int, ...], goal: Any) -> list[st
                 todo.append((value[step], at + 1, [*steps, step]))
         elif isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
             todo.append((value[step], at + 1, [*steps, step]))
-    return way
+    return longest
 
 
-def _size(value: Any) -> Any:
-    return len(value) if isinstance(value, dict | list) else value
+def _gist(value: Any) -> Any:
+    if isinstance(value, dict):
+        return len(value), next(iter(value), None)
+    return len(value) if isinstance(value, list) else value
 
 
 def _described(kind: str, context: Mapping[str, Any], found: str) -> tuple[str, str, str]:
@@ -259,8 +259,10 @@ def _described(kind: str, context: Mapping[str, Any], found: str) -> tuple[str, 
     if kind in _SIMPLE:
         return _SIMPLE[kind], "", found
     if kind in _CONSTRAINTS:
-        bound = next((context[name] for name in ("gt", "ge", "lt", "le") if name in context), 0)
-        base = found if isinstance(bound, int | float) else type(bound).__name__.lower()
+        base = found
+        if kind.startswith(("greater", "less", "multiple")):
+            bound = next(iter(context.values()))  # of a date, it is a str
+            base = "value" if isinstance(bound, str) else found if found in ("int", "float") else "number"
         return _mismatch(f"{base or 'value'} {_CONSTRAINTS[kind].format_map(context)}", found)
     if kind in ("timezone_aware", "timezone_naive"):
         article = "a" if kind == "timezone_aware" else "no"

@@ -144,6 +144,19 @@ async def refused(lane: Lane, path: str = "/", **options: Any) -> Answer:
         return Answer(event.status_code, headers, body)
 
 
+async def soon(event: trio.Event) -> None:
+    """Wait, but not for ever where a handler has failed."""
+    with trio.fail_after(500):
+        await event.wait()
+
+
+async def all_gone(app: NexiosApp, but: int = 0) -> None:
+    """Wait until the server has seen who has left."""
+    with trio.fail_after(500):
+        while len(app.connections) > but:
+            await trio.sleep(0.1)
+
+
 async def who(ws: WebSocket) -> None:
     """Tells the client who it is, then echoes."""
     await ws.accept()
@@ -580,8 +593,7 @@ async def test_who_leaves_before_saying_who_it_is_leaves_no_trace(
     async with lane.serving(app):
         async with lane.connect() as peer:
             await (peer.close() if how == "close" else peer.drop())
-        while len(app.connections):
-            await trio.sleep(0.1)
+        await all_gone(app)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -716,7 +728,7 @@ async def test_a_client_gone_after_its_first_message_is_found_gone_by_accept(
     async with TestClient(app_of(FirstMessage(look_up), handler)) as client, client.connect("/") as ws:
         await ws.send_text('{"token":"ada"}')
         await ws.drop()
-        await gone.wait()
+        await soon(gone)
 
 
 # Several ways
@@ -1221,7 +1233,7 @@ async def test_expiry_ends_a_starlette_app_s_connection_too(lane: Lane, lane_clo
     app.mount("/star", starlette(handler))
     async with lane.serving(app), lane.connect("/star/ws", **asking(lane, bearer("ada"))) as peer:
         assert await peer.wait_closed() == (4401, "authentication expired")
-        await ended.wait()
+        await soon(ended)
     assert codes == [4401]
 
 
@@ -1323,7 +1335,7 @@ async def test_when_the_token_expires_the_connection_closes_with_4401(
         await peer.send("before")
         assert await peer.receive() == "before"
         assert await peer.wait_closed() == (4401, "authentication expired")
-        await ended.wait()
+        await soon(ended)
     assert (seen[0].code, seen[0].reason, seen[0].by) == (4401, "authentication expired", "local")
     assert app.guard.counts == {"expired": 1}
 
@@ -1702,7 +1714,7 @@ async def test_an_authenticator_that_waits_long_is_bounded_by_the_accept_timeout
     app = app_of(authenticate, never, limits=Limits(accept_timeout=4))
     async with lane.serving(app):
         answer = await refused(lane)
-        await cancelled.wait()
+        await soon(cancelled)
     assert answer.status == 503
     assert len(app.connections) == 0
 
@@ -1751,11 +1763,10 @@ async def test_a_client_that_leaves_while_it_is_authenticated_ends_that(
                     pytest.fail("it must not be accepted")
 
         nursery.start_soon(come_and_leave)
-        await asked.wait()
+        await soon(asked)
         before = trio.current_time()
         leaving.cancel()
-        while len(app.connections):
-            await trio.sleep(1)
+        await all_gone(app)
     assert times == [before + 3]
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
@@ -1780,7 +1791,7 @@ async def test_a_shutdown_while_a_client_is_authenticated_answers_503(
 
     async with TestClient(app) as client, trio.open_nursery() as nursery:
         nursery.start_soon(come, client)
-        await asked.wait()
+        await soon(asked)
         await app.drain()
     assert statuses == [503]
 
@@ -1800,8 +1811,7 @@ async def test_a_user_has_so_many_connections_and_no_more(lane: Lane, lane_clock
                 async with lane.connect("/", **bob) as other:
                     assert await told(other) == BOB
                 assert await told(one) == ADA
-            while len(app.connections) > 1:  # until the server has seen that it has left
-                await trio.sleep(0.1)
+            await all_gone(app, but=1)
             async with lane.connect("/", **ada) as again:
                 assert await told(again) == ADA
     assert app.guard.counts == {"closed.LimitError": 1}
@@ -1827,8 +1837,7 @@ async def test_after_accept_a_connection_too_many_closes_with_1008(lane: Lane, l
         await other.send("bob")
         assert await other.receive() == "in"
         await one.drop()
-        while len(app.connections) > 1:
-            await trio.sleep(0.1)
+        await all_gone(app, but=1)
         async with lane.connect() as three:
             await three.send("ada")
             assert await three.receive() == "in"

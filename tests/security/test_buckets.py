@@ -353,8 +353,14 @@ def test_the_length_does_not_grow_with_the_keys_seen() -> None:
     assert table.evicted == 0
 
 
+def test_amounts_of_nothing_leave_nothing() -> None:
+    table = BucketTable(Rate(1))
+    for number in range(100):
+        assert table.take(number, 0, 5.0)
+        assert len(table) <= 6
+
+
 def test_users_who_come_back_do_not_keep_the_idle_ones_in() -> None:
-    """A hand that goes from old to new never reaches its end while old entries are used."""
     table = BucketTable(Rate(1, burst=5))
     for number in range(10_000):
         table.take(number, 1, 0.0)
@@ -418,6 +424,34 @@ def test_a_small_table_never_outgrows_its_bound(case: Traffic, max_keys: int) ->
     burst = rate.burst
     differs = [other for other in model if table.wait(other, burst, now) != model[other].wait(burst, now)]
     assert [table.wait(other, burst, now) for other in differs] in ([], [0.0])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.integers(0, 3)), min_size=20, max_size=80),
+    st.integers(1, 5),
+)
+def test_evictions_follow_the_order_of_use(calls: list[tuple[int, bool, int]], max_keys: int) -> None:
+    """All at one time, so that none gets idle, and then all of them."""
+    rate = Rate(1, burst=3)
+    table, model, evicted = BucketTable(rate, max_keys), dict[int, Bucket](), 0
+    for key, take, reservations in calls:
+        bucket = model.pop(key, None) or Bucket(rate)
+        if len(model) == max_keys:
+            del model[next(iter(model))]
+            evicted += 1
+        model[key] = bucket
+        if take:
+            assert table.take(key, 1, 0.0) == bucket.take(1, 0.0)
+        for _ in range(reservations + (not take)):
+            assert table.reserve(key, 2, 0.0) == bucket.reserve(2, 0.0)
+        assert (len(table), table.evicted) == (len(model), evicted)
+        for other in range(10):
+            assert table.wait(other, 3, 0.0) == model.get(other, Bucket(rate)).wait(3, 0.0)
+    for _ in range(max_keys + 2):
+        table.take("anything", 0, 1e6)
+    assert len(table) <= 1
+    assert table.evicted == evicted
 
 
 @pytest.mark.parametrize("max_keys", [0, -1])

@@ -1,7 +1,7 @@
 """The configurations of docs/security.md, tried: a real nginx and a real Caddy in front of a real server.
 
-They are taken from the page. Only ports, paths and, where a test is about it, one value are replaced. The clients
-are at 127.0.0.2 and .3, so that they are not where the proxy is.
+They are taken from the page. Only ports and paths are replaced, and where a test is about it one value. The
+clients are at 127.0.0.2 and .3, so that they are not where the proxy is.
 """
 
 from __future__ import annotations

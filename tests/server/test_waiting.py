@@ -16,8 +16,8 @@ from nexios_trio.exceptions import WrongValueError
 from nexios_trio.server.hypercorn import WAITING_CONNECTIONS, _lobby, hypercorn_config
 from nexios_trio.testing import TestServer, serve
 from nexios_trio.types import Receive, Scope, Send
-from tests.lanes import SocketPeer
-from tests.server.clients import read_to_end
+from tests.lanes import SocketPeer, reset
+from tests.server.clients import H2Client, read_to_end
 from tests.server.frames import TEXT, frame
 from tests.server.test_hostile_and_dead_clients import UPGRADE
 from tests.server.test_http2_and_tls import certificate
@@ -202,6 +202,34 @@ async def test_a_client_that_leaves_is_let_go_at_once(app: NexiosApp) -> None:
             async with await connect(server) as stream:
                 await stream.send_all(data)
                 await eventually(lambda: _tasks() > before)
+        await eventually(lambda: _tasks() == before)
+        client = H2Client(await connect(server))
+        await client.start()
+        await client.connect("/")
+        await client.stream.aclose()
+        await eventually(lambda: _tasks() == before)
+
+
+async def test_so_is_one_that_leaves_before_its_answer(app: NexiosApp) -> None:
+    asked, go = trio.Event(), trio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            asked.set()
+            await go.wait()
+            await page(scope, receive, send)
+
+    app.mount("/slow", slow)
+    async with serve(app, handshake_timeout=FOREVER, keep_alive_timeout=FOREVER) as server:
+        await wait_all_tasks_blocked(0.01)
+        before = _tasks()
+        stream = await connect(server)
+        await stream.send_all(b"GET /slow/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        reset(stream.socket)
+        await stream.aclose()
+        await wait_all_tasks_blocked(0.01)
+        go.set()
         await eventually(lambda: _tasks() == before)
 
 
