@@ -74,7 +74,7 @@ async def _verified(verify: Verify, token: str) -> Identity:
     except Exception as error:
         # Its text may well hold the token (a KeyError does), and would go to the log.
         raise UsageError(
-            f"the check of a token raised {type(error).__name__} {_place_of(error)}; its text is not shown, as "
+            f"the check of a token raised {type(error).__name__} {_place_of(error)}; its text is not shown: "
             "it may hold the token"
         ) from None
     identity = _identity(result, verify)

@@ -49,12 +49,12 @@ class Lobby:
     """The TCP connections that have no request under way, the oldest first: how many, and for how long.
 
     A new one has ``first`` seconds to bring its request to the app, the TLS handshake and all; one that has
-    been served has ``next`` seconds for another.
+    been served has ``again`` seconds for another.
     """
 
-    def __init__(self, first: float, next: float, most: int) -> None:
+    def __init__(self, first: float, again: float, most: int) -> None:
         self._first = first
-        self._next = next
+        self._again = again
         self._most = most
         self._waiting: dict[TCPConnection, None] = {}
         self._dropped = 0
@@ -66,7 +66,7 @@ class Lobby:
     def enter(self, connection: TCPConnection, *, served: bool = False) -> None:
         """Begin to wait; end the connection that has waited longest if there are too many."""
         self._waiting[connection] = None
-        connection.patience.deadline = trio.current_time() + (self._next if served else self._first)
+        connection.patience.deadline = trio.current_time() + (self._again if served else self._first)
         if len(self._waiting) > self._most:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]

@@ -137,19 +137,19 @@ _BASES: Final = {
     "url": "url",
     "uuid": "uuid",
 }
-_CONSTRAINTS: Final = {
-    "bytes_too_long": "of length <= {max_length}",
-    "bytes_too_short": "of length >= {min_length}",
-    "greater_than": "> {gt}",
-    "greater_than_equal": ">= {ge}",
-    "less_than": "< {lt}",
-    "less_than_equal": "<= {le}",
-    "multiple_of": "that's a multiple of {multiple_of}",
-    "string_pattern_mismatch": "matching regex {pattern!r}",
-    "string_too_long": "of length <= {max_length}",
-    "string_too_short": "of length >= {min_length}",
-    "too_long": "of length <= {max_length}",
-    "too_short": "of length >= {min_length}",
+_CONSTRAINTS: Final = {  # how it is said, and where the bound is
+    "bytes_too_long": ("of length <= {}", "max_length"),
+    "bytes_too_short": ("of length >= {}", "min_length"),
+    "greater_than": ("> {}", "gt"),
+    "greater_than_equal": (">= {}", "ge"),
+    "less_than": ("< {}", "lt"),
+    "less_than_equal": ("<= {}", "le"),
+    "multiple_of": ("that's a multiple of {}", "multiple_of"),
+    "string_pattern_mismatch": ("matching regex {!r}", "pattern"),
+    "string_too_long": ("of length <= {}", "max_length"),
+    "string_too_short": ("of length >= {}", "min_length"),
+    "too_long": ("of length <= {}", "max_length"),
+    "too_short": ("of length >= {}", "min_length"),
 }
 _SIMPLE: Final = {
     "assertion_error": "invalid value",
@@ -177,13 +177,17 @@ def of_pydantic(error: Any, message: str | bytes, names: Names) -> PeerError:
         return MessageValidationError(f"{count} mistakes")
     details = error.errors(include_url=False)
     first = details[0]
-    if first["input"] == message:  # and not a str in it, as for pydantic.Json
-        if first["type"] == "json_invalid":
-            problem = re.sub(r" at line \d+ column \d+$", "", first["ctx"]["error"])
-            return InvalidJSON("it is nested too deep" if "recursion" in problem else problem, message)
-        if first["type"] == "string_unicode":
-            return InvalidJSON("the text is not valid Unicode", message)
-    document, declared = from_json(message), names()
+    if (
+        first["type"] in ("json_invalid", "string_unicode") and first["input"] == message
+    ):  # not a Json field's
+        problem = first.get("ctx", {}).get("error", "the text is not valid Unicode")
+        problem = re.sub(r" at line \d+ column \d+$", "", problem)
+        return InvalidJSON("it is nested too deep" if "recursion" in problem else problem, message)
+    declared = names()
+    try:
+        document = from_json(message)
+    except ValueError:  # a model with a way of reading of its own
+        document = None
     path, problem, expected, found = _read(first, document, declared)
     # Where Pydantic has one mistake for each member of a union, msgspec has one that names all.
     wanted = [expected]
@@ -200,7 +204,9 @@ def _read(detail: Mapping[str, Any], document: Any, declared: frozenset[str]) ->
     """The path, the problem, what was expected, what was found."""
     kind, location, context, value = detail["type"], detail["loc"], detail.get("ctx", {}), detail["input"]
     found = JSON_NAMES.get(type(value), "")  # "" for what a validator has made of it before
-    field = context.get("discriminator", "").strip("'") or (location[-1] if location else "")
+    field = location[-1] if location else ""
+    if kind.startswith("union_tag"):
+        field = str(context.get("discriminator", "")).strip("'")
     if kind in _UNKNOWN or kind in _MISSING[1:]:
         location = location[:-1]
     in_a_key = location[-2:] == (value, "[key]")
@@ -258,12 +264,12 @@ def _described(kind: str, context: Mapping[str, Any], found: str) -> tuple[str, 
     """The problem, what was expected, what was found."""
     if kind in _SIMPLE:
         return _SIMPLE[kind], "", found
-    if kind in _CONSTRAINTS:
-        base = found
-        if kind.startswith(("greater", "less", "multiple")):
-            bound = next(iter(context.values()))  # of a date, it is a str
-            base = "value" if isinstance(bound, str) else found if found in ("int", "float") else "number"
-        return _mismatch(f"{base or 'value'} {_CONSTRAINTS[kind].format_map(context)}", found)
+    say, name = _CONSTRAINTS.get(kind, ("", ""))
+    if name in context:
+        base = found or "value"
+        if kind.startswith(("greater", "less", "multiple")) and found not in ("int", "float"):
+            base = "value" if isinstance(context[name], str) else "number"  # a str: the bound of a date
+        return _mismatch(f"{base} {say.format(context[name])}", found)
     if kind in ("timezone_aware", "timezone_naive"):
         article = "a" if kind == "timezone_aware" else "no"
         return _mismatch(f"datetime with {article} timezone component", found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
 import typing
@@ -173,8 +174,10 @@ def _read_with_sets(read: Reader, message: str | bytes) -> Any:
 
 def _is_pydantic(part: Any) -> bool:
     """Whether only Pydantic knows what ``part`` means: a model, a dataclass or type of its, a ``Field()``."""
-    if hasattr(part, "__get_pydantic_core_schema__") or hasattr(part, "__pydantic_validator__"):
+    if hasattr(part, "__pydantic_validator__"):
         return True
+    if hasattr(part, "__get_pydantic_core_schema__"):  # what msgspec can read may have it too, for models
+        return not isinstance(part, enum.EnumType) and not any(hasattr(part, name) for name in _WITH_FIELDS)
     module: Any = getattr(part if isinstance(part, type) else type(part), "__module__", "")
     return str(module).partition(".")[0] in ("annotated_types", "pydantic", "pydantic_core")
 

@@ -242,6 +242,30 @@ async def test_a_decorated_call_method_is_held_to_its_marks(autojump_clock: Mock
     await needs(app, "/", "a")
 
 
+async def test_marks_of_an_instance_its_class_and_its_bases_all_hold(autojump_clock: MockClock) -> None:
+    @requires("member")
+    class Members:
+        pass
+
+    @requires("paid")
+    class Paying:
+        pass
+
+    @requires("class")
+    class Room(Members, Paying):
+        @requires("method")
+        async def __call__(self, ws: WebSocket) -> None:
+            await ws.accept()
+
+    app = app_with()
+    app.add_ws_route("/plain", Room())
+    app.add_ws_route("/marked", requires("instance")(Room()))
+    app.add_ws_route("/partial", functools.partial(Room()))
+    await needs(app, "/plain", "member", "paid", "class", "method")
+    await needs(app, "/marked", "member", "paid", "class", "method", "instance")
+    await needs(app, "/partial", "member", "paid", "class", "method")
+
+
 def test_what_cannot_be_marked_says_what_to_write() -> None:
     class Room:
         async def handle(self, ws: WebSocket) -> None: ...

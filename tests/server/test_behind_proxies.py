@@ -416,10 +416,10 @@ async def test_a_message_of_a_mebibyte_passes_and_a_larger_one_closes_with_1009(
 
 async def test_pings_keep_a_silent_connection_open_beyond_nginxs_patience(start_nginx: Start) -> None:
     app = echo_app(heartbeat=Heartbeat(interval=0.2))
-    impatient = ("proxy_read_timeout 60s;", "proxy_read_timeout 1s;")
+    impatient = ("proxy_read_timeout 60s;", "proxy_read_timeout 2s;")
     async with serve(app) as server, start_nginx(server, impatient) as front:
         async with front.connect() as client:
-            await client.wait_for_pings(12)  # 2.4 seconds
+            await client.wait_for_pings(15)  # 3 seconds
             await client.send("still there?")
             assert await client.receive() == "still there?"
 

@@ -20,7 +20,7 @@ import pydantic
 import pydantic_core
 import pytest
 import typing_extensions
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -125,6 +125,7 @@ class Node(pydantic.BaseModel):
 
 TYPES: list[Any] = [Any, A | B, Bounded, list[int], dict[str, float]]
 
+untimed = settings(deadline=None)
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -136,6 +137,7 @@ json_values = st.recursive(
 )
 
 
+@untimed
 @given(json_values)
 def test_what_is_encoded_is_decoded_again(value: Any) -> None:
     assert codec.decode(codec.encode(value)) == value
@@ -257,6 +259,7 @@ def documents(draw: st.DrawFn, levels: int = 6) -> str:
     return spaced("{" + (",".join(members) or draw(spaces)) + "}")
 
 
+@untimed
 @given(documents(), st.integers(1, 8), st.integers(1, 30), st.sampled_from(["", "x" * 300, "[{," * 3000]))
 def test_the_bounds_are_exact(document: str, depth: int, items: int, filling: str) -> None:
     document = f"[{json.dumps(filling)},{document}]"
@@ -356,6 +359,7 @@ def test_a_mebibyte_of_anything_is_no_trouble(unit: str, depth: int | None, item
 # What fits no type
 
 
+@untimed
 @given(json_values, st.sampled_from(TYPES[1:]))
 def test_an_error_never_holds_a_value(value: Any, type_: Any) -> None:
     secret = "s3cr3t-value"
@@ -571,19 +575,21 @@ def test_an_error_of_pydantic_s_says_it_in_the_same_words(
 def test_the_text_of_a_validator_is_not_repeated() -> None:
     class Loud(pydantic.BaseModel):
         word: str
-        by: Literal["value", "assert", "custom"] = "value"
+        by: Literal["value", "assert", "too_loud", "too_long", "missing"]
 
         @pydantic.model_validator(mode="after")
         def check(self) -> Loud:
-            if self.by == "custom":
-                raise pydantic_core.PydanticCustomError("too_loud", "{word} is", {"word": self.word})
+            if self.by not in ("value", "assert"):
+                raise pydantic_core.PydanticCustomError(self.by, "{word} is", {"word": self.word})
             assert self.by != "assert", self.word
             raise ValueError(self.word)
 
     for by, problem in (
         ("value", "invalid value"),
         ("assert", "invalid value"),
-        ("custom", "invalid value (too loud)"),
+        ("too_loud", "invalid value (too loud)"),
+        ("too_long", "invalid value (too long)"),
+        ("missing", "object missing required field"),
     ):
         with pytest.raises(MessageValidationError) as caught:
             codec.decode(codec.encode({"word": "SECRET", "by": by}), Loud)
@@ -676,6 +682,51 @@ def test_a_model_s_own_way_of_reading_is_its_own() -> None:
             return "own"
 
     assert codec.decode("{}", Own) == "own"
+
+
+class Reads(pydantic.BaseModel):
+    n: int
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **_options: Any) -> Reads:
+        return cls.model_validate({"n": json_data})
+
+
+def test_a_model_may_read_what_is_no_json() -> None:
+    assert codec.decode("12", Reads).n == 12
+    with pytest.raises(MessageValidationError, match=r"^expected int, got str at \$$"):
+        codec.decode("<n>SECRET</n>", Reads)
+
+
+class Hook:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_args: Any) -> Any:
+        return pydantic_core.core_schema.int_schema()
+
+
+class HookedEnum(Hook, enum.Enum):
+    ONE = 1
+
+
+class Hooked(Hook, msgspec.Struct):
+    n: HookedEnum
+
+
+class Alien(Hook):
+    pass
+
+
+class HoldsHooked(pydantic.BaseModel):
+    n: Hooked
+    m: Alien
+
+
+def test_a_type_that_msgspec_reads_may_know_pydantic_too() -> None:
+    assert codec.decode('{"n": 1}', Hooked) == Hooked(HookedEnum.ONE)
+    with pytest.raises(MessageValidationError, match=r"^invalid enum value at \$.n$"):
+        codec.decode('{"n": 5}', Hooked)
+    assert codec.decode("[5]", list[Alien]) == [5]
+    assert codec.decode('{"n": 5, "m": 6}', HoldsHooked).n == 5
 
 
 def test_types_that_cannot_be_hashed_are_forgotten_in_the_end() -> None:
