@@ -350,7 +350,7 @@ class NexiosApp:
             if self._stack is None:
                 self._stack = self._build_stack()
             if kind == "http":
-                refusal = self.guard.admit_http(scope, trio.current_time())
+                refusal = self.guard.admit_http(scope, self.guard.now())
                 if refusal is not None:
                     await refusal.answer(scope, receive, send)
                     return
@@ -363,7 +363,7 @@ class NexiosApp:
                 return
             if self._supervisor.waiting:
                 self._warn_of_missing_lifespan()
-            address = self.guard.admit(scope, trio.current_time())
+            address = self.guard.admit(scope, self.guard.now())
             if isinstance(address, Refusal):
                 await address.answer(scope, receive, send)
                 return
@@ -414,7 +414,7 @@ class NexiosApp:
         if self.guard.checks_origin_when_mounted:
             refusal = self.guard.check_origin(scope)
             if refusal is not None:
-                self.guard.refused(refusal, scope, trio.current_time())
+                self.guard.refused(refusal, scope, self.guard.now())
                 await refusal.answer(scope, receive, send)
                 return
         self.connections.add(outer)

@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import inspect
+import math
 import re
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
 import trio
 from attrs import evolve
+from starlette.exceptions import HTTPException
 
-from nexios_trio.exceptions import AuthenticationError, PermissionDenied, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import (
+    AuthenticationError,
+    NexiosTrioError,
+    PermissionDenied,
+    UsageError,
+    WebSocketDisconnect,
+    WrongTypeError,
+    WrongValueError,
+)
 from nexios_trio.security.identity import Identity, has_scopes
 from nexios_trio.websockets.base import WebSocket
 
@@ -53,9 +65,18 @@ async def nobody(_ws: WebSocket) -> Identity:
 
 
 async def _verified(verify: Verify, token: str) -> Identity:
-    result = verify(token)
-    if inspect.isawaitable(result):
-        result = await result
+    try:
+        result = verify(token)
+        if inspect.isawaitable(result):
+            result = await result
+    except (NexiosTrioError, HTTPException):
+        raise
+    except Exception as error:
+        # Its text may well hold the token (a KeyError does), and would go to the log.
+        raise UsageError(
+            f"the check of a token raised {type(error).__name__} {_place_of(error)}; its text is not shown: "
+            "it may hold the token"
+        ) from None
     identity = _identity(result, verify)
     if identity is None:
         raise AuthenticationError("the token is not known")
@@ -66,6 +87,11 @@ async def _verified(verify: Verify, token: str) -> Identity:
 
         identity = evolve(identity, renew=renew)
     return identity
+
+
+def _place_of(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return "somewhere" if not frames else f"in {frames[-1].filename}:{frames[-1].lineno}"
 
 
 def _identity(result: object, source: object) -> Identity | None:
@@ -141,7 +167,7 @@ class SubprotocolToken:
             token = base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True).decode()
         except (binascii.Error, UnicodeDecodeError, ValueError):
             raise AuthenticationError("a token among the subprotocols that is not base64url") from None
-        ws._choose_subprotocol = True
+        ws._transport.default_subprotocol = others[0]
         return await _verified(self._verify, token)
 
     @staticmethod
@@ -223,14 +249,14 @@ class FirstMessage:
     async def __call__(self, ws: WebSocket) -> Identity | None:
         """See `Authenticator`."""
         await ws.accept(self._choose(ws.subprotocols) if self._choose is not None else None)
-        ws._transport.accepted_early = True
         token = None
         with trio.move_on_after(self._timeout) as patience:
-            message = await ws.receive()
-            if message["type"] == "websocket.disconnect":
-                raise AuthenticationError("left before saying who it is")
-            text = message.get("text")
-            token = self._token_of(text if text is not None else message["bytes"])
+            try:
+                message = await ws._next()
+            except WebSocketDisconnect:
+                raise AuthenticationError("left before saying who it is") from None
+            ws._transport.let_accept_again()
+            token = self._token_of(message)
             if token is not None:
                 identity = await _verified(self._verify, token)
         if patience.cancelled_caught:
@@ -264,12 +290,20 @@ class AnyOf:
         return None
 
 
+def is_async(function: object) -> bool:
+    """Whether calling it gives something to await."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isclass(function):
+        return False
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an instance with an async __call__
+    )
+
+
 def check_authenticator(authenticator: Any) -> Authenticator:
     """``authenticator`` if it is one, else a `WrongTypeError` that says what to write."""
-    if inspect.isclass(authenticator) or not (
-        inspect.iscoroutinefunction(authenticator)
-        or inspect.iscoroutinefunction(getattr(authenticator, "__call__", None))  # noqa: B004
-    ):
+    if not is_async(authenticator):
         raise WrongTypeError(
             "authenticate= takes `async def authenticate(ws)` that gives the user or None, or a ready one "
             f"such as BearerToken(verify), not {authenticator!r}"
@@ -283,7 +317,8 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
     identity = _identity(await authenticator(ws), authenticator)
     if identity is None:
         raise AuthenticationError
-    _note(ws, identity, required)
+    latest = ws._connection.expires_at  # an app inside does not prolong what the outer one has let in
+    _note(ws, identity, required, latest)
     renew = identity.renew
     if renew is not None:
 
@@ -291,14 +326,15 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
             fresh = _identity(await renew(token), renew)
             if fresh is None:
                 raise AuthenticationError("the new token is not known")
-            if fresh.user_id != identity.user_id:
+            same = fresh.user == identity.user if identity.user_id is None else True
+            if fresh.user_id != identity.user_id or not same:
                 raise AuthenticationError("the new token is another user's")
-            _note(ws, fresh, required)
+            _note(ws, fresh, required, latest)
 
         ws._renewal = renewal
 
 
-def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...]) -> None:
+def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...], latest: float) -> None:
     remaining = None if identity.expires is None else identity.expires - time.time()
     if remaining is not None and remaining <= 0:
         raise AuthenticationError("expired")
@@ -306,7 +342,8 @@ def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...]) -> None:
     if identity.user_id is not None:
         ws.identify(identity.user_id)
     ws.scope["user"], ws.scope["auth"] = identity.user, identity.auth
-    ws._connection.expire_at(float("inf") if remaining is None else trio.current_time() + remaining)
+    deadline = math.inf if remaining is None else trio.current_time() + remaining
+    ws._connection.expire_at(min(deadline, latest))
 
 
 def check_scopes(auth: object, required: tuple[str, ...]) -> None:

@@ -81,7 +81,7 @@ class _Meter:
             return 0.0
         wait = (excess - self.burst) / self.per_second
         # now + wait is rounded to the grain of now, perhaps to a moment that is too early.
-        step = max(math.ulp(wait), math.ulp(now + wait))
+        step = math.ulp(now + wait)
         while self.owed(debt, at, now + wait) + amount > self.full:
             wait += step
             step *= 2
@@ -190,8 +190,8 @@ class BucketTable:
         self._ends = _Node(None, math.inf, 0.0)
         """Between the newest and the oldest; never idle, so the hand passes it without asking."""
         self._hand = self._ends
-        """The next to be examined. It goes from new to old, for used entries go to the new end, behind it;
-        the other way round they would keep it from ever coming round."""
+        """The next to be examined. It goes from new to old: used entries go to the new end, behind it, and do
+        not make its round longer."""
         self._fresh_at = -math.inf
         """A key that is not here owes nothing from this time on, that of the last idle entry dropped."""
 

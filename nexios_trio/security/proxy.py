@@ -37,9 +37,6 @@ _TOKEN: Final = frozenset(  # RFC 9110 §5.6.2
 )
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _PRIVATE: Final = ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
-_SCHEMES: Final = frozenset(
-    {("http", "http"), ("http", "ws"), ("https", "https"), ("https", "wss")}
-)  # of a page and of a socket; Traefik writes the latter
 _SHOWN: Final = 200
 
 
@@ -219,7 +216,7 @@ class Proxy:
         if client is not None:
             scope["client"] = (str(client.address), client.port)
         kind = "ws" if scope.get("type") == "websocket" else "http"
-        if said.proto.lower() in ("https", "wss"):
+        if said.proto.lower() in ("https", "wss"):  # Traefik names the socket's scheme, others the page's
             scope["scheme"] = f"{kind}s"
         elif said.proto.lower() in ("http", "ws"):
             scope["scheme"] = kind

@@ -41,9 +41,10 @@ def _per(per: Any) -> Any:
 
 
 def _names(types: Iterable[str]) -> frozenset[str]:
-    if isinstance(types, str) or not all(isinstance(name, str) for name in types):
+    names = None if isinstance(types, str) or not isinstance(types, Iterable) else frozenset(types)
+    if names is None or not all(isinstance(name, str) for name in names):
         raise WrongTypeError(f'types are names of message types, such as {{"move", "chat"}}, not {types!r}')
-    return frozenset(types)
+    return names
 
 
 @frozen
@@ -77,6 +78,8 @@ class RateLimit:
     def __attrs_post_init__(self) -> None:
         if self.messages is None and self.bytes is None:
             raise WrongValueError('a RateLimit limits something: write RateLimit("10/s") or bytes="64KiB/s"')
+        if self.messages is not None and self.messages.burst < 1:
+            raise WrongValueError(f"a burst of {self.messages.burst:g} lets no message pass; give 1 or more")
         if self.action not in _ACTIONS:
             raise WrongValueError(f'action is "delay", "drop" or "close", not {self.action!r}')
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar, cast
 
 from attrs import frozen
 
 from nexios_trio.config import Rate
 from nexios_trio.exceptions import AuthenticationError, WrongTypeError, WrongValueError
-from nexios_trio.security.auth import Authenticator, authenticate, check_authenticator, check_scopes
+from nexios_trio.security.auth import Authenticator, authenticate, check_authenticator, check_scopes, is_async
 from nexios_trio.security.ratelimit import RateLimit
 from nexios_trio.types import RULES_MARK
 from nexios_trio.websockets.base import OnInvalid, WebSocket
@@ -34,10 +35,19 @@ class RuleOptions(TypedDict, total=False):
 
 
 def _scopes(scopes: Iterable[str] | str) -> tuple[str, ...]:
-    named = (scopes,) if isinstance(scopes, str) else tuple(scopes)
+    named: tuple[object, ...] = (scopes,)
+    if not isinstance(scopes, str) and isinstance(scopes, Iterable):
+        named = tuple(scopes)
     if not all(isinstance(scope, str) and scope for scope in named):
         raise WrongTypeError(f'scopes are names such as "chat:write", not {scopes!r}')
-    return named
+    return cast("tuple[str, ...]", named)
+
+
+def _limits(limit: object) -> tuple[RateLimit, ...]:
+    if limit is None:
+        return ()
+    several = isinstance(limit, Iterable) and not isinstance(limit, str)
+    return tuple(RateLimit.of(each) for each in (limit if several else (limit,)))  # type: ignore[attr-defined]
 
 
 @frozen
@@ -59,25 +69,27 @@ class Rules:
                     f"middleware, not {name!r}"
                 )
         authenticator = options.get("authenticate")
-        limit = options.get("rate_limit")
-        limits = (limit,) if limit is None or isinstance(limit, RateLimit | Rate | str) else tuple(limit)
         on_invalid = options.get("on_invalid")
-        if on_invalid not in (None, "close", "reply") and not callable(on_invalid):
+        if on_invalid not in (None, "close", "reply") and not is_async(on_invalid):
             raise WrongValueError(
                 f'on_invalid is "close", "reply" or `async def on_invalid(ws, error)`, not {on_invalid!r}'
             )
         return cls(
             None if authenticator is None else check_authenticator(authenticator),
             _scopes(options.get("requires", ())),
-            tuple(RateLimit.of(limit) for limit in limits if limit is not None),
+            _limits(options.get("rate_limit")),
             on_invalid,
         )
 
     @classmethod
     def marked(cls, handler: object) -> Rules:
         """Those that decorators have put on a handler, in whatever order it was registered and decorated."""
-        rules = getattr(handler, RULES_MARK, _NONE)
-        return rules if not isinstance(handler, functools.partial) else cls.marked(handler.func).around(rules)
+        rules: Rules = getattr(handler, RULES_MARK, _NONE)
+        if isinstance(handler, functools.partial):
+            return cls.marked(handler.func).around(rules)
+        if not inspect.isroutine(handler):  # an object with a marked __call__
+            rules = getattr(type(handler).__call__, RULES_MARK, _NONE).around(rules)
+        return rules
 
     def around(self, inner: Rules) -> Rules:
         """Both together: these are the outer ones."""
@@ -118,8 +130,9 @@ def _mark(handler: F, rules: Rules) -> F:
     if not callable(handler):
         raise WrongTypeError(f"this decorates a handler, not {type(handler).__name__}")
     try:
-        setattr(handler, RULES_MARK, rules.around(Rules.marked(handler)))
-    except AttributeError:
+        before = vars(handler).get(RULES_MARK, _NONE)
+        setattr(handler, RULES_MARK, rules.around(before))
+    except (AttributeError, TypeError):
         raise WrongTypeError(
             f"{handler!r} cannot be marked; give the option to its route: ws_route(path, requires=...)"
         ) from None

@@ -20,8 +20,14 @@ import hypercorn.trio.run
 import trio
 from hypercorn.config import Config, Sockets
 
-from nexios_trio.server.hypercorn import DRAIN_WINDOW, serve_hypercorn
+from nexios_trio.server.hypercorn import (
+    DRAIN_WINDOW,
+    HANDSHAKE_TIMEOUT,
+    WAITING_CONNECTIONS,
+    serve_hypercorn,
+)
 from nexios_trio.server.loading import AppLoadError, load_app
+from nexios_trio.server.log import LineFormatter
 from nexios_trio.types import ASGIApp
 
 __all__ = ["run", "worker"]
@@ -77,6 +83,12 @@ def _problem(config: Config) -> str | None:
     window = getattr(config, "drain_window", DRAIN_WINDOW)
     if isinstance(window, bool) or not isinstance(window, int | float) or not 0 <= window < math.inf:
         return f"drain_window is a number of seconds, 0 or more, not {window!r}"
+    timeout = getattr(config, "handshake_timeout", HANDSHAKE_TIMEOUT)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        return f"handshake_timeout is a number of seconds, more than 0, not {timeout!r}"
+    most = getattr(config, "waiting_connections", WAITING_CONNECTIONS)
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        return f"waiting_connections is a whole number, at least 1, not {most!r}"
     if config.use_reloader:
         if not config.workers:
             return "--reload restarts worker processes and there are none; leave --workers 0 away"
@@ -117,9 +129,11 @@ def worker(
     if not ours.hasHandlers():  # the root is left alone: hypercorn's loggers have handlers of their own
         handler = logging.StreamHandler()
         form = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
-        handler.setFormatter(logging.Formatter(form))
+        handler.setFormatter(LineFormatter(logging.Formatter(form)))
         ours.addHandler(handler)
         ours.setLevel(config.loglevel.upper())
+    # At DEBUG it writes every header of HTTP/2, tokens and all.
+    logging.getLogger("hpack").setLevel(logging.INFO)
     if sockets is not None:
         for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
             listener.listen(config.backlog)

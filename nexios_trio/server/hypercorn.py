@@ -1,8 +1,10 @@
-"""hypercorn's Trio worker, and the whole of our reach into hypercorn's internals.
+"""hypercorn's Trio worker, and with `hold`, `tcp` and `wire` beside it the whole of our reach into its
+internals.
 
-hypercorn serves; this file adds what its Trio worker lacks for WebSockets, each thing by the smallest
-grip that holds: draining with 1012, a ping interval from the app's heartbeat, ``TCP_USER_TIMEOUT`` so
-that a dead or stalled peer ends, and an end of the worker as soon as there is nothing left to wait for.
+hypercorn serves; these files add what its Trio worker lacks for WebSockets, each thing by the smallest
+grip that holds. Here: draining with 1012, a ping interval from the app's heartbeat, ``TCP_USER_TIMEOUT`` so
+that a dead or stalled peer ends, bounds from the app's `Limits`, and an end of the worker as soon as there
+is nothing left to wait for. In the others: what a hostile client would harm.
 With a version of hypercorn that nobody has tried, the grips on internals are left out, with a warning.
 """
 
@@ -10,36 +12,35 @@ from __future__ import annotations
 
 import copy
 import difflib
-import errno
 import importlib.metadata
 import logging
 import math
 import socket
-import types
+import sys
 import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, cast
 
-import h11
 import hypercorn.trio.run
 import trio
-from h2.exceptions import H2Error
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
-from hypercorn.protocol.ws_stream import WSStream
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import LifespanFailureError
-from hyperframe.exceptions import HyperframeError
-from wsproto.extensions import PerMessageDeflate
-from wsproto.handshake import server_extensions_handshake
-from wsproto.utilities import RemoteProtocolError
 
-from nexios_trio.config import ConnectionSettings
+from nexios_trio.config import ConnectionSettings, Heartbeat
 from nexios_trio.exceptions import WrongValueError
-from nexios_trio.transports.asgi import ON_LOST
+from nexios_trio.server import wire
+from nexios_trio.server.hold import Hold
+from nexios_trio.server.log import SafeLogger, SafeStatsdLogger
+from nexios_trio.server.tcp import Lobby, TCPConnection
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.types import ASGIApp, Message, Receive, Scope, Send
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 __all__ = ["DRAIN_WINDOW", "hypercorn_config", "serve_hypercorn"]
 
@@ -54,6 +55,24 @@ LONGEST_GRACE: Final = 30.0
 LAST_WORDS: Final = 1.0
 """Seconds that hypercorn has to end by itself what is over, or to send what it owes once cancelled."""
 
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds from a TCP connection to its first request's head, the TLS handshake included, unless
+``handshake_timeout`` of the configuration says otherwise. As long as a handler has to accept."""
+
+WAITING_CONNECTIONS: Final = 1000
+"""TCP connections without a request under way, unless ``waiting_connections`` says otherwise; half of the
+file descriptors that the process may have, if that is less."""
+
+HEAD_REST: Final = 4 << 10
+"""Bytes of a request's head that are neither headers nor query: the path, and what stands between."""
+
+QUEUE: Final = 3
+"""Messages between hypercorn and the app's inbox, unless ``max_app_queue_size`` says otherwise. hypercorn's
+10 would be ten of the largest, for a client whose messages nobody reads."""
+
+OWN_SETTINGS: Final = ("handshake_timeout", "waiting_connections")
+"""What a hypercorn Config may hold for us."""
+
 _TRIED: Final = ("0.18.",)
 
 
@@ -61,7 +80,10 @@ def _internals_known() -> bool:
     version = importlib.metadata.version("hypercorn")
     if version.startswith(_TRIED):
         return True
-    logger.warning("hypercorn %s has not been tried; serving without early ping and shutdown ends", version)
+    logger.warning(
+        "hypercorn %s has not been tried; serving without early ping and shutdown ends and some bounds",
+        version,
+    )
     return False
 
 
@@ -69,88 +91,13 @@ def hypercorn_config(**attributes: Any) -> Config:
     """A hypercorn Config for the Trio worker with these attributes. Raises `WrongValueError` for one that
     hypercorn does not know."""
     for name in attributes:
-        if not hasattr(Config, name):
-            close = difflib.get_close_matches(name, dir(Config), n=1)
+        if not hasattr(Config, name) and name not in OWN_SETTINGS:
+            close = difflib.get_close_matches(name, [*dir(Config), *OWN_SETTINGS], n=1)
             cure = f"; did you mean {close[0]!r}?" if close else ""
             raise WrongValueError(f"hypercorn's Config has no {name!r}{cure}")
     config = Config.from_mapping(attributes)
     config.worker_class = "trio"
     return config
-
-
-class _StreamContext:
-    """hypercorn's worker context as one WebSocket stream sees it.
-
-    Its pinger sleeps a whole interval before it looks whether the stream is closed, and its TCP task
-    waits for the pinger; here the sleep ends with the app's call.
-    """
-
-    def __init__(self, context: Any, ended: trio.Event) -> None:
-        self._context = context
-        self._ended = ended
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    async def sleep(self, wait: float) -> None:
-        if self._ended.is_set():
-            await trio.sleep(0.05)
-        else:
-            with trio.move_on_after(wait):
-                await self._ended.wait()
-
-
-_GARBAGE: Final = (h11.ProtocolError, H2Error, HyperframeError, ValueError)
-"""What a client's bytes can make hypercorn raise; UnicodeError is a ValueError."""
-
-
-class _TCPServer(TCPServer):
-    """hypercorn's task for one TCP connection, with two mends.
-
-    An error in answering one client's garbage (h11 refuses to send a 400 once it has seen data behind an
-    upgrade request) ends that connection; hypercorn would end the worker, and every connection with it.
-    And it notes whether TCP has given the peer up, which is how a dead peer is told from one that left.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.timed_out = False
-        self.when_lost: dict[Callable[[str], None], None] = {}
-        stream: Any = getattr(self.stream, "transport_stream", self.stream)
-        stream.receive_some = self._noting(stream.receive_some)
-        stream.send_all = self._noting(stream.send_all)
-
-    def _noting(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def noting(*args: Any) -> Any:
-            try:
-                return await method(*args)
-            except trio.BrokenResourceError as error:
-                if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ETIMEDOUT:
-                    self.timed_out = True
-                # hypercorn may be unable to tell the app: its queue is full while nobody receives.
-                for tell in tuple(self.when_lost):
-                    tell("heartbeat timeout" if self.timed_out else "")
-                raise
-
-        return noting
-
-    async def run(self) -> None:
-        """See hypercorn."""
-        try:
-            await super().run()
-        except* _GARBAGE as group:
-            logger.info("ended a connection that broke the protocol: %a", group.exceptions[0])
-        except* Exception as group:
-            logger.error("a connection failed in hypercorn", exc_info=group)
-
-
-def _with_globals(function: Any, **replaced: object) -> Any:
-    """``function`` as it would be if its module had these names; the module itself stays as it is."""
-    copied = types.FunctionType(
-        function.__code__, {**function.__globals__, **replaced}, function.__name__, function.__defaults__
-    )
-    copied.__kwdefaults__ = function.__kwdefaults__
-    return copied
 
 
 class _Started:
@@ -183,22 +130,20 @@ class _Host:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
             return
-        ended = trio.Event()
-        tcp_server = self._take_hold(send, ended) if self.internals else None
-        told: list[Callable[[str], None]] = []
         if scope["type"] == "websocket":
-            if isinstance(tcp_server, _TCPServer):
-                receive = _telling(receive, tcp_server)
-                tell_lost = partial(_tell_when_lost, tcp_server, told)
-                scope["extensions"] = {**(scope.get("extensions") or {}), ON_LOST: tell_lost}
             scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
+        hold = Hold(scope, receive, send) if self.internals else None
+        if hold is not None:
+            receive = hold.receive
+            self._handlers = hold.handlers or self._handlers
+            if hold.tcp_stream is not None:
+                self._streams.add(hold.tcp_stream)
         self._calls += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            ended.set()
-            for tell in told:
-                cast("_TCPServer", tcp_server).when_lost.pop(tell, None)
+            if hold is not None:
+                hold.let_go()
             self._calls -= 1
             if not self._calls:
                 self._quiet.set()
@@ -223,22 +168,6 @@ class _Host:
                 await receive()
                 await send({"type": f"lifespan.{step}.complete"})
 
-    def _take_hold(self, send: Send, ended: trio.Event) -> object:
-        # server nursery > TCPServer.run > its task group's nursery > this task
-        tcp_task = _parent(trio.lowlevel.current_task())
-        if tcp_task is not None and tcp_task.parent_nursery is not None:
-            self._handlers = tcp_task.parent_nursery
-        stream = getattr(send, "__self__", None)  # WSStream or HTTPStream
-        if isinstance(stream, WSStream):
-            stream.context = _StreamContext(stream.context, ended)  # type: ignore[assignment]
-            _decline_bad_extensions(stream)
-        protocol = getattr(getattr(stream, "send", None), "__self__", None)  # H11Protocol or H2Protocol
-        tcp_server = getattr(getattr(protocol, "send", None), "__self__", None)
-        tcp_stream = getattr(tcp_server, "stream", None)
-        if isinstance(tcp_stream, trio.abc.AsyncResource):
-            self._streams.add(tcp_stream)
-        return tcp_server
-
     async def wait_quiet(self) -> None:
         """Block until no call of the app is under way."""
         while self._calls:
@@ -253,38 +182,6 @@ class _Host:
         """Drop all TCP connections: hypercorn's sends to a client that does not read cannot be cancelled."""
         for stream in list(self._streams):
             await trio.aclose_forcefully(stream)
-
-
-def _tell_when_lost(
-    tcp_server: _TCPServer, told: list[Callable[[str], None]], tell: Callable[[str], None]
-) -> None:
-    tcp_server.when_lost[tell] = None
-    told.append(tell)
-
-
-def _decline_bad_extensions(stream: WSStream) -> None:
-    """An offer that wsproto cannot read would fail in the app's accept(); go on without extensions."""
-    offered = stream.handshake.extensions
-    if offered is not None:
-        try:
-            server_extensions_handshake(list(offered), [PerMessageDeflate()])
-        except (ValueError, RemoteProtocolError) as error:
-            logger.info("declined a bad Sec-WebSocket-Extensions: %a", error)
-            stream.handshake.extensions = None
-
-
-def _telling(receive: Receive, tcp_server: _TCPServer) -> Receive:
-    async def telling() -> Message:
-        message = await receive()
-        if message["type"] == "websocket.disconnect" and tcp_server.timed_out:
-            return {**message, "reason": "heartbeat timeout"}
-        return message
-
-    return telling
-
-
-def _parent(task: trio.lowlevel.Task) -> trio.lowlevel.Task | None:
-    return task.parent_nursery.parent_task if task.parent_nursery is not None else None
 
 
 async def serve_hypercorn(
@@ -324,7 +221,7 @@ async def serve_hypercorn(
     _tune(config, sockets, settings)
     host = _Host(app)
     if host.internals:
-        serve = _with_globals(serve, TCPServer=_TCPServer)
+        serve = wire.with_globals(serve, TCPServer=partial(TCPConnection, _lobby(config)))
     grace = min(settings.disconnect_grace, LONGEST_GRACE) + min(settings.close_timeout, LONGEST_GRACE)
     patience = max(config.graceful_timeout, grace)
     config.graceful_timeout = drain_window + patience + 2 * LAST_WORDS
@@ -387,8 +284,39 @@ async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: trio.Cancel
     scope.cancel()
 
 
+def _lobby(config: Config) -> Lobby:
+    first = getattr(config, "handshake_timeout", HANDSHAKE_TIMEOUT)
+    most = getattr(config, "waiting_connections", None)
+    if most is None:
+        most = WAITING_CONNECTIONS
+        if resource is not None and (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) > 0:
+            most = min(most, max(1, files // 2))
+    return Lobby(first, max(first, config.keep_alive_timeout), most)
+
+
+def _is_set(config: Config, name: str) -> bool:
+    return name in vars(config) or getattr(config, name) != getattr(Config, name)
+
+
 def _tune(config: Config, sockets: Sockets, settings: ConnectionSettings) -> None:
-    heartbeat = settings.heartbeat
+    limits = settings.limits
+    if not _is_set(config, "websocket_max_message_size"):
+        config.websocket_max_message_size = limits.message_bytes or sys.maxsize
+    if not _is_set(config, "max_app_queue_size"):
+        config.max_app_queue_size = QUEUE
+    if limits.header_bytes is not None and limits.query_bytes is not None:
+        # The app refuses what is over its bounds, and says of which; here is what it must get to see.
+        head = limits.header_bytes + limits.query_bytes + HEAD_REST
+        for name in ("h11_max_incomplete_size", "h2_max_header_list_size"):
+            if not _is_set(config, name):
+                setattr(config, name, max(head, getattr(config, name)))
+    if not _is_set(config, "logger_class"):
+        config.logger_class = SafeLogger if config.statsd_host is None else SafeStatsdLogger
+        config._log = None
+    _tune_heartbeat(config, sockets, settings.heartbeat)
+
+
+def _tune_heartbeat(config: Config, sockets: Sockets, heartbeat: Heartbeat | None) -> None:
     if heartbeat is None:
         return
     if config.websocket_ping_interval is None and heartbeat.interval != math.inf:

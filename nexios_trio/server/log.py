@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hypercorn.config import Config
 from hypercorn.logging import AccessLogAtoms, Logger
@@ -64,12 +64,16 @@ def _field(text: str) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """A formatter whose entries begin at the margin and go on indented: no text in an entry, not even the
-    message of an exception in a traceback, looks like another."""
+    """What another formatter makes of an entry, from the margin on and further lines indented: no text in an
+    entry, not even the message of an exception in a traceback, looks like the next one."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
-        first, *others = super().format(record).split("\n")
+        first, *others = self._inner.format(record).split("\n")
         lines = [printable(first), *("    " + printable(line.expandtabs(4)) for line in others)]
         return "\n".join(lines)
 
@@ -83,7 +87,7 @@ class _Atoms(AccessLogAtoms):
     def __init__(self, request: WWWScope, response: ResponseSummary | None, request_time: float) -> None:
         query: bytes = request["query_string"]
         # hypercorn decodes it strictly, and over HTTP/2 it may be anything.
-        super().__init__({**request, "query_string": b""}, response, request_time)  # type: ignore[misc, typeddict-item]
+        super().__init__(cast("Any", {**request, "query_string": b""}), response, request_time)
         path = (request.get("raw_path") or request["path"].encode("utf-8", "surrogatepass")).decode("latin-1")
         hidden = f"?{HIDDEN}" if query else ""
         method, protocol = self["m"], self["H"]
@@ -119,12 +123,9 @@ class _Safe(Logger):
             ):
                 if isinstance(target, str) and logger is not None:  # otherwise it is the user's own
                     for handler in logger.handlers:
-                        if (form := handler.formatter) is not None:
-                            handler.setFormatter(LineFormatter(form._fmt, form.datefmt))
+                        handler.setFormatter(LineFormatter(handler.formatter or logging.Formatter()))
 
-    async def access(
-        self, request: WWWScope, response: ResponseSummary | None, request_time: float
-    ) -> None:
+    async def access(self, request: WWWScope, response: ResponseSummary | None, request_time: float) -> None:
         """See hypercorn; which logs a WebSocket that its app leaves unanswered twice."""
         notes: dict[str, Any] = request  # type: ignore[assignment]
         if request["type"] == "websocket" and response is not None and response["status"] == 500:

@@ -2,9 +2,9 @@
 
 hypercorn 0.18 checks a message's size in characters, says 1009, and goes on collecting what it has refused;
 a compressed message is unpacked as a whole before anybody looks at its size. Here wsproto's connection, which
-hypercorn makes for a WebSocket, is replaced by one that counts bytes and ends the connection at the bound, and
-its permessage-deflate by one that stops there. Where the client is at fault, it is told so by a Close frame:
-hypercorn drops TCP without one.
+hypercorn makes for a WebSocket, is replaced by one that counts bytes and ends the connection at the bound,
+and its permessage-deflate by one that stops there. Where the client is at fault, it is told so by a Close
+frame: hypercorn drops TCP without one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import types
 import zlib
 from collections.abc import Awaitable, Callable, Generator
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import trio
@@ -24,7 +24,7 @@ from wsproto.events import CloseConnection, Event, Message
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-__all__ = ["Deflate", "Wire", "let_go", "take_hold", "with_globals"]
+__all__ = ["Deflate", "Wire", "fault", "let_go", "take_hold", "with_globals"]
 
 TURN: Final = 256
 """Events of one connection that are handled before others get a turn: one read may hold ten thousand."""
@@ -111,6 +111,8 @@ class Wire(Connection):
         """What the client did, as the Close frame that it is told with."""
         self.more = False
         """Whether `events` has stopped only because it is somebody else's turn."""
+        self.when_closed: Callable[[], None] | None = None
+        """Called when the client's Close frame has come."""
         self._most = most
         self._size = 0
         super().__init__(*args, **kwargs)
@@ -130,9 +132,8 @@ class Wire(Connection):
         for event in super().events():
             if isinstance(event, Message) and self._is_too_big(event):
                 event = CloseConnection(CloseReason.MESSAGE_TOO_BIG)
-            if isinstance(event, CloseConnection) and self.state is not ConnectionState.REMOTE_CLOSING:
-                event = self._at_fault(event)
-                yield event
+            if isinstance(event, CloseConnection):
+                yield self._last(event)
                 return
             turn -= 1
             self.more = not turn
@@ -140,7 +141,7 @@ class Wire(Connection):
             if self.more:
                 return
 
-    def _is_too_big(self, event: Message) -> bool:
+    def _is_too_big(self, event: Message[Any]) -> bool:
         data: Any = event.data
         self._size += len(data.encode()) if isinstance(data, str) and not data.isascii() else len(data)
         too_big = self._size > self._most
@@ -148,21 +149,34 @@ class Wire(Connection):
             self._size = 0
         return too_big
 
-    def _at_fault(self, event: CloseConnection) -> CloseConnection:
+    def _last(self, event: CloseConnection) -> CloseConnection:
         if self.state is ConnectionState.OPEN:
             if event.code == CloseReason.MESSAGE_TOO_BIG:
                 event = CloseConnection(event.code, f"a message has at most {self._most} bytes")
             self.fault = event
+        elif self.state is not ConnectionState.LOCAL_CLOSING and self.when_closed is not None:
+            self.when_closed()
         return event
 
 
-def take_hold(stream: WSStream) -> None:
-    """Have this stream use `Wire`, with `Deflate`, from its accept on."""
-    most = stream.config.websocket_max_message_size
-    accept = with_globals(
+@cache
+def _accept(most: int) -> Any:
+    return with_globals(
         Handshake.accept, Connection=partial(Wire, most), PerMessageDeflate=partial(Deflate, most)
     )
-    vars(stream.handshake)["accept"] = partial(accept, stream.handshake)
+
+
+def take_hold(stream: WSStream, when_closed: Callable[[], None] | None) -> None:
+    """Have this stream use `Wire`, with `Deflate`, from its accept on."""
+    handshake = stream.handshake
+    make = _accept(stream.config.websocket_max_message_size)
+
+    def accept(*args: Any) -> tuple[int, list[tuple[bytes, bytes]], Wire]:
+        status, headers, wire = make(handshake, *args)
+        wire.when_closed = when_closed
+        return status, headers, wire
+
+    vars(handshake)["accept"] = accept
     vars(stream)["handle"] = partial(_handle, stream, stream.handle)
 
 

@@ -134,8 +134,8 @@ class AsgiTransport(Core):
                 await self.inbox.wait_taken()
                 self._patience = trio.current_time() + self.unread_timeout
             if patience.cancelled_caught:
+                self._patience = trio.current_time() + self.unread_timeout
                 self.hooks.unread()
-                await self.inbox.wait_for_room()
         self.choked = False
         if self.track_time:
             self.received_at = trio.current_time()
@@ -146,6 +146,8 @@ class AsgiTransport(Core):
         if self._is_accepted_early(subprotocol, headers):
             await checkpoint()
             return
+        if subprotocol is None:
+            subprotocol = self.default_subprotocol
         await self._answer(
             Event.ACCEPT,
             {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers)},

@@ -71,6 +71,7 @@ class Core:
         "choked",
         "close_timeout",
         "closure",
+        "default_subprotocol",
         "extensions",
         "hooks",
         "inbox",
@@ -100,6 +101,8 @@ class Core:
         """Whether a message has come, kept only while ``track_time`` is set."""
         self.accepted_early = False
         """Whether somebody has accepted in the handler's place: the next `accept` finds it done."""
+        self.default_subprotocol: str | None = None
+        """What an `accept` that names no subprotocol chooses."""
         self.choked = False
         """Whether reading has stopped because the handler does not: a silence of our own making."""
         self._peer_gone = False
@@ -120,6 +123,11 @@ class Core:
         """The server knows that the network has broken, whatever still waits to be received."""
         if not self._peer_gone:
             self._gone(Closure(1006, reason, "network"))
+
+    def let_accept_again(self) -> None:
+        """After an `accept` in the handler's place: the handler sees the connection as it began."""
+        self.accepted_early = True
+        self._connect_told = False
 
     def declare_dead(self, reason: str) -> None:
         """Treat a silent peer as gone: the handler sees 1006; the wire, should it still work, 1011."""
@@ -154,6 +162,8 @@ class Core:
         """Whether this `accept` finds the connection accepted by an authenticator."""
         if not self.accepted_early or self.state is State.CONNECTING:
             return False
+        if self.closure is not None:
+            raise self.closure.error()
         if subprotocol is not None or list(headers):
             raise WrongStateError(
                 "this connection was accepted to be authenticated by its first message; give the "

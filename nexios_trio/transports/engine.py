@@ -387,7 +387,7 @@ class EngineTransport(Core):
         if self._ended:
             return self._alarm_at
         if now >= self._unread_by:
-            self._unread_by = math.inf
+            self._unread_by = now + self.unread_timeout
             self.hooks.unread()
         due = min(self._alarm_at, self._unread_by)
         heartbeat = self._heartbeat
@@ -434,6 +434,8 @@ class EngineTransport(Core):
         self._check(Event.ACCEPT)
         await checkpoint()
         self._check(Event.ACCEPT)
+        if subprotocol is None:
+            subprotocol = self.default_subprotocol
         request = self._request
         agreement = None if self._deflate is None else agree(self._deflate, request.extensions)
         self._agreement = agreement

@@ -10,6 +10,7 @@ from attrs import frozen
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketState
 
+from nexios_trio.config import Rate
 from nexios_trio.exceptions import (
     MessageTypeError,
     PeerError,
@@ -109,8 +110,6 @@ class WebSocket(HTTPConnection):
         self._told: Message | None = None
         self._intake: Intake | None = None
         """Made with the first rate limit."""
-        self._choose_subprotocol = False
-        """Whether `accept` has to choose a subprotocol, since one was offered for the sake of another."""
         self._renewal: Renewal | None = None
         self._on_invalid: OnInvalid = "close"
 
@@ -194,10 +193,7 @@ class WebSocket(HTTPConnection):
         Raises `WrongStateError` on a second call, `WrongValueError` for what may not be sent, and
         `WebSocketDisconnect` if the client is gone already.
         """
-        offered = self.subprotocols
-        if subprotocol is None and self._choose_subprotocol:
-            subprotocol = offered[0]
-        chosen = encode_subprotocol(subprotocol, offered)
+        chosen = encode_subprotocol(subprotocol, self.subprotocols)
         encoded = encode_headers(headers)
         if self._via_send is None:
             await self._transport.accept(chosen, encoded)
@@ -245,7 +241,7 @@ class WebSocket(HTTPConnection):
         Raises `WebSocketDisconnect` once all messages are read and the connection is over, and
         `MessageTypeError` for a binary message (which it carries). Cancelled, it has taken nothing.
         """
-        if self._via_receive is None and self._transport.state is State.OPEN:
+        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
             data = await self._transport.take()
         else:
             data = await self._next()
@@ -255,7 +251,7 @@ class WebSocket(HTTPConnection):
 
     async def receive_bytes(self) -> bytes:
         """The next message, which must be binary; otherwise as `receive_text`."""
-        if self._via_receive is None and self._transport.state is State.OPEN:
+        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
             data = await self._transport.take()
         else:
             data = await self._next()
@@ -310,6 +306,10 @@ class WebSocket(HTTPConnection):
             closure = self._transport.closure
             by = closure.by if closure is not None else "peer"
             raise WebSocketDisconnect(self._told["code"], self._told["reason"], by=by)
+        if self._intake is not None and self._intake.holds:
+            data = await self._intake.held()
+            text, binary = (data, None) if isinstance(data, str) else (None, data)
+            return {"type": "websocket.receive", "text": text, "bytes": binary}
         via = self._via_receive
         message = await (self._transport.asgi_receive() if via is None else via())
         if message["type"] == "websocket.connect" and self._transport.state is not State.CONNECTING:
@@ -320,6 +320,10 @@ class WebSocket(HTTPConnection):
         return message
 
     async def _next(self) -> str | bytes:
+        if self._intake is not None:
+            if self._intake.holds:
+                return await self._intake.held()
+            self._intake.taken()
         if (self._transport.state, Event.RECEIVE) not in TRANSITIONS:
             raise self._transport.refusal(Event.RECEIVE)
         if self._via_receive is None:
@@ -447,16 +451,16 @@ class WebSocket(HTTPConnection):
 
     # Bounds and identity
 
-    def rate_limit(self, limit: MeterFactory | str) -> None:
+    def rate_limit(self, limit: MeterFactory | Rate | str) -> None:
         """From now on, hold what this client sends to ``limit``: a `nexios_trio.RateLimit`, or a rate such as
         ``"10/s"``, beyond which messages wait.
 
         It acts where messages are received: by `receive`, `receive_text` and its relatives, and the loops
         over them. Not a checkpoint.
         """
-        if isinstance(limit, str):
+        if isinstance(limit, str | Rate):
             factory: MeterFactory = self.scope[GUARD].rate_limit(limit)
-        elif not callable(getattr(limit, "meter", None)):
+        elif isinstance(limit, type) or not callable(getattr(limit, "meter", None)):
             raise WrongTypeError(f'a rate limit is a RateLimit or a str such as "10/s", not {limit!r}')
         else:
             factory = limit

@@ -1,23 +1,32 @@
-"""JSON by msgspec, with errors that name the place and never the value."""
+"""JSON: whatever comes in, only our own errors go out, and they name the place and never the value."""
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from nexios_trio.exceptions import InvalidJSON, MessageValidationError, WrongTypeError
+from nexios_trio.exceptions import (
+    AuthenticationError,
+    InvalidJSON,
+    LimitError,
+    MessageTypeError,
+    MessageValidationError,
+    PeerError,
+    PermissionDenied,
+    WrongTypeError,
+)
+from nexios_trio.websockets.json_bounds import check_bounds
+from nexios_trio.websockets.json_misfits import of_msgspec
+from nexios_trio.websockets.json_types import declared_names, reader
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "kind_of", "problem_of"]
 
 _MALFORMED: Final = re.compile(r"JSON is malformed: (?P<problem>.*) \(byte (?P<at>\d+)\)")
-_AT_PATH: Final = re.compile(r"(?P<problem>.*?)(?: - at `(?P<path>[^`]*)`)?", re.DOTALL)
-_EXPECTED: Final = re.compile(r"Expected `(?P<expected>[^`]*)`, got `(?P<found>[^`]*)`")
-_QUOTED_VALUE: Final = re.compile(
-    r"(?P<before>(?:Invalid|unknown)[a-z ]*?)(?: value)? (?:'.*'|-?\d[\w.]*)", re.DOTALL
-)
 
 
 def _hook(value: object) -> object:
@@ -46,96 +55,91 @@ def encode(data: object) -> bytes:
         raise WrongTypeError(f"cannot send this as JSON: {error}") from error
 
 
-@functools.lru_cache(maxsize=256)
-def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
-    try:
-        return msgspec.json.Decoder(type_)
-    except TypeError as error:
-        raise WrongTypeError(
-            f"type={type_!r} is nothing that JSON can be read as ({error}); give a msgspec Struct, "
-            "dataclass, attrs class, TypedDict, a union of such, a built-in type or a Pydantic model"
-        ) from None
+_read_any: Final[Callable[[str | bytes], Any]] = msgspec.json.Decoder().decode
 
 
-_any: Final = msgspec.json.Decoder()
-
-
-def decode(message: str | bytes, type_: Any = Any) -> Any:
+def decode(
+    message: str | bytes, type_: Any = Any, *, depth: int | None = None, items: int | None = None
+) -> Any:
     """``message`` read as JSON, checked against ``type_`` if one is given.
 
     ``type_`` is anything msgspec takes (Struct, dataclass, attrs class, TypedDict, tagged union,
-    ``list[int]`` …) or a Pydantic model. Raises `InvalidJSON` or `MessageValidationError`.
+    ``list[int]`` …), a Pydantic model or dataclass, a type with such inside (``list[Model]``,
+    ``Model | None``, ``Annotated[A | B, Field(discriminator="type")]``) or a `pydantic.TypeAdapter`.
+    Raises `WrongTypeError` for what is none of these.
+
+    ``depth`` bounds how many arrays and objects are inside each other, ``items`` the number of values on all
+    levels together, arrays and objects included, keys not. Both are checked before the document is read, on
+    all of it. Raises `InvalidJSON` beyond them and for what is no JSON, `MessageValidationError` for what
+    does not fit ``type_``.
     """
+    size = len(message)
+    # Each level takes two characters, each value one and a comma: short messages need no look.
+    if (depth is not None and size > depth + depth) or (items is not None and size >= items + items):
+        check_bounds(message, depth, items)
+    mistake: PeerError
     try:
-        if type_ is Any:
-            return _any.decode(message)
-        pydantic_read = getattr(type_, "model_validate_json", None)
-        if pydantic_read is not None:
-            return _read_pydantic(pydantic_read, message, _declared(type_))
-        return _decoder(type_).decode(message)
+        return _read_any(message) if type_ is Any else reader(type_)(message)
     except msgspec.ValidationError as error:
-        raise _validation_error(str(error)) from None
+        mistake = of_msgspec(error, functools.partial(declared_names, type_))
     except msgspec.DecodeError as error:
         match = _MALFORMED.fullmatch(str(error))
         if match is not None:
-            raise InvalidJSON(match["problem"], message, int(match["at"])) from None
-        # msgspec says "truncated" of a lone surrogate too
-        raise InvalidJSON("the document is cut short or malformed", message, len(message)) from None
+            mistake = InvalidJSON(match["problem"], message, int(match["at"]))
+        else:  # msgspec says "truncated" of a lone surrogate too
+            mistake = InvalidJSON("the document is cut short or malformed", message, len(message))
     except UnicodeError:
-        raise InvalidJSON("the bytes are not UTF-8", message) from None
+        what = "text is not valid Unicode" if isinstance(message, str) else "bytes are not UTF-8"
+        mistake = InvalidJSON(f"the {what}", message)
     except RecursionError:
-        raise InvalidJSON("it is nested too deep", message) from None
+        mistake = InvalidJSON("it is nested too deep", message)
+    raise mistake  # from here, so that its context is not the error that holds the value
 
 
-def _validation_error(text: str) -> MessageValidationError:
-    whole = _AT_PATH.fullmatch(text)
-    problem, path = (whole["problem"], whole["path"] or "$") if whole else (text, "$")
-    types = _EXPECTED.match(problem)
-    if types is not None:
-        expected, found = types["expected"], types["found"]
-        return MessageValidationError(
-            f"expected {expected}, got {found}", path=path, expected=expected, found=found
-        )
-    quoted = _QUOTED_VALUE.match(problem)  # msgspec quotes enum values and tags
-    if quoted is not None:
-        problem = f"{quoted['before']} value"
-    if "unknown field" in problem:  # whose name is the client's
-        problem = "object contains an unknown field"
-    problem = problem.replace("`", "")
-    return MessageValidationError(problem[:1].lower() + problem[1:], path=path)
+def kind_of(value: Any, field: str = "type") -> str | None:
+    """The kind of a decoded message: a dict's ``value[field]``, a Struct's tag, any other object's attribute
+    ``field``, where it is a str (or an Enum of one); else None. It never raises.
 
-
-@functools.lru_cache(maxsize=256)
-def _declared(model: Any) -> frozenset[str]:
-    """The names of all fields in a Pydantic model's schema: what an error may name."""
-    names: set[str] = set()
-    todo: list[Any] = [model.model_json_schema()]
-    while todo:
-        part = todo.pop()
-        if isinstance(part, dict):
-            names.update(part.get("properties", ()))
-            todo.extend(part.values())
-        elif isinstance(part, list):
-            todo.extend(part)
-    return frozenset(names)
-
-
-def _read_pydantic(read: Any, message: str | bytes, declared: frozenset[str]) -> Any:
+    A dict's is the client's own word: of any length, and another one each time.
+    """
     try:
-        return read(message)
-    except ValueError as error:
-        details = getattr(error, "errors", None)
-        if details is None:
-            raise
-        first = details(include_url=False, include_context=False, include_input=True)[0]
-        if first["type"] == "json_invalid":
-            raise InvalidJSON("the document is malformed", message) from None
-        path = "$"
-        for step in first["loc"]:
-            path += f"[{step}]" if isinstance(step, int) else f".{step}" if step in declared else "[...]"
-        raise MessageValidationError(
-            first["type"].replace("_", " "),
-            path=path,
-            expected=first["type"],
-            found=type(first.get("input")).__name__,
-        ) from None
+        kind: Any
+        if isinstance(value, dict):
+            kind = value.get(field)
+        else:
+            tag = value.__struct_config__.tag if isinstance(value, msgspec.Struct) else None
+            kind = getattr(value, field, None) if tag is None else str(tag)
+        if isinstance(kind, enum.Enum):
+            kind = kind.value
+        return str.__str__(kind) if isinstance(kind, str) else None
+    except Exception:  # a property, a __getattr__, a __hash__
+        return None
+
+
+def problem_of(error: PeerError) -> dict[str, Any]:
+    """What a client may be told of ``error``: ``{"type": "error", "error": …, "message": …}``.
+
+    ``error`` is ``"validation"`` (with ``path``, ``expected`` and ``found``, empty where unknown),
+    ``"json"``, ``"type"`` (with ``expected`` and ``found``: ``"text"`` or ``"binary"``), ``"limit"``,
+    ``"authentication"``, ``"permission"``, or ``"refused"`` for any other. Nothing of the client's message
+    is in it.
+    """
+    facts: dict[str, Any] = {}
+    match error:
+        case MessageValidationError():
+            name = "validation"
+            facts = {"path": error.path, "expected": error.expected, "found": error.found}
+        case InvalidJSON():
+            name = "json"
+        case MessageTypeError():
+            name = "type"
+            facts = {"expected": error.expected, "found": error.found}
+        case LimitError():
+            name = "limit"
+        case AuthenticationError():
+            name = "authentication"
+        case PermissionDenied():
+            name = "permission"
+        case _:
+            name = "refused"
+    return {"type": "error", "error": name, **facts, "message": error.public_reason}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Hashable, Iterable
@@ -130,8 +131,9 @@ class WebSocketConsumer:
         consumer.__name__ = cls.__name__
         consumer.__qualname__ = cls.__qualname__
         consumer.__module__ = cls.__module__
-        if hasattr(cls, RULES_MARK):
-            setattr(consumer, RULES_MARK, getattr(cls, RULES_MARK))
+        marks = [vars(base)[RULES_MARK] for base in cls.__mro__ if RULES_MARK in vars(base)]
+        if marks:  # those of the bases hold as well, and first
+            setattr(consumer, RULES_MARK, functools.reduce(lambda inner, outer: outer.around(inner), marks))
         rules = {
             "authenticate": authenticate,
             "requires": requires,

@@ -66,6 +66,7 @@ class Connection:
         "_websocket",
         "_writer_scope",
         "counts",
+        "delayed",
         "id",
         "memberships",
         "receive",
@@ -94,6 +95,8 @@ class Connection:
         """How often a client was refused something, by cause; the app's."""
         self.route = ""
         """The path pattern of the route that the handler was found by."""
+        self.delayed = False
+        """Whether a rate limit makes a message wait."""
         self.memberships = 0
         """The groups that this connection is in."""
         self.subprotocol: str | None = None
@@ -335,6 +338,11 @@ class Connection:
         if self._pulse is not None and now >= self._pulse.due:
             self._beat(self._pulse)
 
+    @property
+    def expires_at(self) -> float:
+        """What `expire_at` was told last."""
+        return self._expires_at
+
     def expire_at(self, deadline: float) -> None:
         """Close with 4401 at ``deadline`` (`trio.current_time`); `math.inf`: never. Replaces what was said
         before."""
@@ -410,6 +418,8 @@ class Connection:
             self._handler_scope.deadline = math.inf
 
     def _unread(self) -> None:
+        if self.delayed:
+            return
         logger.warning(
             "%s: the handler has read nothing for %g s while messages wait; closed 1008",
             self,

@@ -41,12 +41,14 @@ class MeterFactory(Protocol):
 class _Held:
     data: str | bytes
     until: float
-    typed: bool
-    """Whether it waits because of its type."""
 
 
 class Intake:
-    """The messages of one client, as fast as its rate limits let them through."""
+    """The messages of one client, as fast as its rate limits let them through.
+
+    Limits that need no type act where messages leave the inbox, so middleware sees what they let through;
+    those that do act behind the middleware, where messages are read as JSON.
+    """
 
     def __init__(self, connection: Connection) -> None:
         """Puts itself in front of the connection's inbox."""
@@ -57,6 +59,7 @@ class Intake:
         self._typed: list[Meter] = []
         self._held: _Held | None = None
         """Taken, and waiting; a cancelled `next` leaves it here."""
+        self._held_for_type: _Held | None = None
         self._judged = False
         """Whether the message given out last has waited because of its type."""
 
@@ -74,33 +77,49 @@ class Intake:
                     continue
                 if wait == 0:
                     return data
-                self._hold(data, wait, typed=False)
+                self._held = _Held(data, trio.current_time() + wait)
             held = self._held
-            assert held is not None
             await self._wait_until(held.until)
             if self._held is held:
-                self._held, self._judged = None, held.typed
+                self._held = None
                 return held.data
 
+    @property
+    def holds(self) -> bool:
+        """Whether `held` has a message."""
+        return self._held_for_type is not None
+
+    async def held(self) -> str | bytes:
+        """The message that `passes` has kept, when its time has come. Cancelled, it is still kept."""
+        held = self._held_for_type
+        assert held is not None
+        await self._wait_until(held.until)
+        self._held_for_type, self._judged = None, True
+        return held.data
+
     def passes(self, data: str | bytes, kind: str | None) -> bool:
-        """Whether a message of this type, given out by `next`, may be handled now; if not, it was dropped, or
-        `next` gives it out again when its time has come."""
+        """Whether a message of this type may be handled now; if not, it was dropped, or is the next one that
+        `held` gives."""
         judged, self._judged = self._judged, False
         if judged:
             return True
         wait = self._judge(self._typed, data, kind)
         if wait is not None and wait > 0:
-            self._hold(data, wait, typed=True)
+            self._held_for_type = _Held(data, trio.current_time() + wait)
         return wait == 0
+
+    def taken(self) -> None:
+        """A message was given out that nobody asks `passes` about."""
+        self._judged = False
 
     def _judge(self, meters: list[Meter], data: str | bytes, kind: str | None) -> float | None:
         """Seconds to wait, None for a message that is dropped. It counts in all meters or, if one refuses it,
         in none."""
         if not meters:
             return 0.0
-        size = (
-            len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode("utf-8", "replace"))
-        )
+        size = len(data)
+        if isinstance(data, str) and not data.isascii():
+            size = len(data.encode("utf-8", "replace"))
         now, counts = trio.current_time(), self._connection.counts
         for meter in meters:
             wait = meter.wait(size, kind, now)
@@ -111,6 +130,8 @@ class Intake:
                 counts["rate_limit.close"] += 1
                 self._close()
         wait = max(meter.reserve(size, kind, now) for meter in meters)
+        if self._connection.transport.closure is not None:
+            return 0.0  # there is nobody left to slow down
         if wait > 0:
             counts["rate_limit.delay"] += 1
         return wait
@@ -122,14 +143,13 @@ class Intake:
         assert closure is not None
         raise closure.error()
 
-    def _hold(self, data: str | bytes, wait: float, *, typed: bool) -> None:
-        self._held = _Held(data, trio.current_time() + wait, typed)
-
     async def _wait_until(self, deadline: float) -> None:
+        connection = self._connection
+        connection.delayed = True
         with trio.CancelScope(deadline=deadline) as over:
-            # Nobody is to be slowed down any more once the connection has ended.
-            self._connection.at_end(over.cancel)
+            connection.at_end(over.cancel)
             try:
                 await trio.sleep_forever()
             finally:
-                self._connection.not_at_end(over.cancel)
+                connection.not_at_end(over.cancel)
+                connection.delayed = False

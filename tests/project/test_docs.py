@@ -11,6 +11,7 @@ How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
 * ``app``: every WebSocket route without parameters is connected to, every such GET endpoint is asked; no
   handler may fail.
 * ``async def main(url)`` is called with the page's last ``app`` behind ``url``, on a real server.
+* ```` ```nginx ```` and ```` ```caddy ```` blocks are run by ``tests/server/test_behind_proxies.py``.
 * In ```` ```sh ```` blocks, and behind ``$ `` in ```` ```console ```` blocks, ``hypercorn`` and
   ``nexios-trio`` lines are parsed by these commands' own parsers; ``module:app`` must be there, on the page
   or to import.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -29,7 +31,9 @@ import logging
 import math
 import re
 import shlex
+import shutil
 import sys
+import tomllib
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,23 +45,37 @@ import click
 import hypercorn.__main__
 import pytest
 import trio
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient as StarletteClient
 from trio.testing import MockClock
 
 import nexios_trio
 from nexios_trio import (
+    AuthenticationError,
     ChannelBox,
     CloseCode,
+    FirstMessage,
     Heartbeat,
     HistoryLimits,
+    Identity,
+    LimitError,
     Limits,
+    MessageTypeError,
     NexiosApp,
     Overflow,
+    PermissionDenied,
+    Proxy,
+    Rate,
+    RateLimit,
+    SubprotocolToken,
     WebSocketConsumer,
     exceptions,
 )
 from nexios_trio.cli import main as command
+from nexios_trio.security.jwt import JWT
+from nexios_trio.server.hypercorn import hypercorn_config
 from nexios_trio.testing import TestClient, WebSocketRejected, serve
 from nexios_trio.transports.asgi import AsgiTransport
 from nexios_trio.transports.base import Closure
@@ -66,8 +84,8 @@ from nexios_trio.transports.states import TRANSITIONS, Event, State
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("**/*.md"))]
-LANGUAGES = {"python", "sh", "console", "html", "ini", "toml", "text", "mermaid"}
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md"))]
+LANGUAGES = {"python", "sh", "console", "html", "ini", "toml", "text", "mermaid", "nginx", "caddy"}
 
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<script>\w+\.py)\b|<!-- (?P<page>\w+\.html) -->\n")
@@ -278,6 +296,16 @@ def test_a_web_page_connects_to_a_route_of_the_app(page: Page, block: Block) -> 
     assert page.app_before(block).ws_router.find(urlsplit(url).path) is not None
 
 
+@each_block(BLOCKS, lambda block: block.info == "toml")
+def test_the_settings_of_hypercorn_told_are_there(page: Page, block: Block) -> None:
+    hypercorn_config(**tomllib.loads(block.code))
+
+
+def test_configurations_of_proxies_are_where_they_are_tried() -> None:
+    told = [(page.path.name, block.info) for page, block in BLOCKS if block.info in ("nginx", "caddy")]
+    assert told == [("security.md", "nginx"), ("security.md", "caddy")]
+
+
 # Commands
 
 
@@ -309,7 +337,7 @@ def test_a_command_line_is_understood(
     elif program.startswith("scripts/"):
         assert (ROOT / program).is_file()
     else:
-        assert program in ("pip", "git", "cd", "source"), "this test does not know the command"
+        assert program in ("pip", "pip-audit", "git", "cd", "source"), "this test does not know the command"
 
 
 def _app_of_hypercorn(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -352,8 +380,13 @@ def _nexios_trio(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "NexiosApp": NexiosApp,
+    "FirstMessage": FirstMessage,
     "Heartbeat": Heartbeat,
+    "Identity": Identity,
+    "JWT": JWT,
     "Limits": Limits,
+    "Proxy": Proxy,
+    "RateLimit": RateLimit,
     "TestClient": TestClient,
     "TestClient.connect": TestClient.connect,
     "serve": serve,
@@ -371,11 +404,24 @@ def test_the_tables_of_options_are_complete_and_their_defaults_right() -> None:
             seen.append(owner)
             parameters = inspect.signature(OPTIONS[owner]).parameters.values()
             known = {p.name: p.default for p in parameters if p.name not in NOT_OPTIONS}
-            names = {"math": math, "Heartbeat": Heartbeat, "Limits": Limits}
-            told = {row[0].strip("`"): eval(row[1].strip("`"), names) for row in rows}
-            assert told == known, f"{page}: {owner}"
-            assert list(told) == list(known), f"{page}: the order of {owner}'s options"
+            told = {row[0].strip("`"): row[1] for row in rows}
+            assert list(told) == list(known), f"{page}: {owner}'s options and their order"
+            for name, default in told.items():
+                if default == "required":
+                    assert known[name] is inspect.Parameter.empty, f"{page}: {owner}.{name}"
+                elif default.startswith("`"):
+                    names = {"math": math, "trio": trio, "Heartbeat": Heartbeat, "Rate": Rate}
+                    assert known[name] == eval(default.strip("`"), names), f"{page}: {owner}.{name}"
+                else:  # in words
+                    assert callable(known[name]), f"{page}: {owner}.{name}"
     assert sorted(seen) == sorted(OPTIONS)
+
+
+@each_page
+def test_limits_told_in_passing_are_right(page: Page) -> None:
+    units = {None: 1, "MiB": 1 << 20, "seconds": 1}
+    for name, number, unit in re.findall(r"`Limits\.(\w+)` \(([\d,]+)(?: (MiB|seconds))?\)", page.prose):
+        assert getattr(Limits(), name) == int(number.replace(",", "")) * units[unit or None], name
 
 
 def test_the_options_of_the_runner_are_all_told() -> None:
@@ -388,7 +434,8 @@ def test_the_options_of_the_runner_are_all_told() -> None:
 def test_the_table_of_timeouts_agrees_with_the_settings() -> None:
     settings = NexiosApp().settings
     for name, default, _ in the_page("lifetime.md").table("option"):
-        assert getattr(settings, name.strip("`")) == eval(default.strip("`"), {"math": math})
+        holder = settings.limits if hasattr(settings.limits, name.strip("`")) else settings
+        assert getattr(holder, name.strip("`")) == eval(default.strip("`"), {"math": math})
 
 
 def test_the_table_of_history_limits_is_complete_and_its_defaults_right() -> None:
@@ -476,15 +523,158 @@ def test_the_table_of_errors_is_complete_and_its_codes_right() -> None:
     rows = the_page("websocket.md").table("error")
     told = {row[0].strip("`"): row[2] for row in rows if row[0].startswith("`")}
     roots = {"NexiosTrioError", "UsageError"}
-    assert set(told) == set(exceptions.__all__) - roots
+    errors = {name for name in exceptions.__all__ if isinstance(getattr(exceptions, name), type)}
+    assert set(told) == errors - roots
     for name, code in told.items():
         if code.isdigit():
             assert int(code) == getattr(exceptions, name).close_code
 
 
-def test_the_close_codes_told_are_registered() -> None:
-    for code, *_ in the_page("websocket.md").table("code"):
-        CloseCode(int(code))
+# What the package tells clients, found in its source
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call in the source of the package."""
+
+    name: str
+    arguments: list[ast.expr]
+
+    def number(self, index: int) -> int | None:
+        """A constant, or an attribute of one of our errors."""
+        match self.arguments[index : index + 1]:
+            case [ast.Constant(value=int(number))]:
+                return number
+            case [ast.Attribute(value=ast.Name(id=owner), attr=attribute)] if owner in exceptions.__all__:
+                number = getattr(getattr(exceptions, owner), attribute)
+                assert isinstance(number, int)
+                return number
+        return None
+
+    def text(self, index: int) -> str | None:
+        """A constant as a regular expression, or an f-string with anything in its holes; of a variable, what
+        is assigned to that name in the package."""
+        match self.arguments[index : index + 1]:
+            case [ast.Name(id=name)]:
+                return "|".join(filter(None, (_text(value) for value in _assigned(name)))) or None
+            case [value]:
+                return _text(value)
+        return None
+
+
+def _text(value: ast.expr) -> str | None:
+    match value:
+        case ast.Constant(value=str(text)):
+            return re.escape(text)
+        case ast.JoinedStr(values=parts):
+            return "".join(
+                re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in parts
+            )
+    return None
+
+
+def _assigned(name: str) -> list[ast.expr]:
+    return [
+        node.value
+        for node in _source()
+        if isinstance(node, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+    ]
+
+
+@functools.cache
+def _source() -> list[ast.AST]:
+    files = [path for path in (ROOT / "nexios_trio").glob("**/*.py") if "testing" not in path.parts]
+    return [node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+
+
+def _calls(*names: str) -> list[Call]:
+    calls = []
+    for node in _source():
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+            if name in names:
+                calls.append(Call(name, node.args))
+    return calls
+
+
+def _errors() -> Iterator[tuple[int, int, str]]:
+    """Close code, HTTP status and text (a regular expression) of the errors whose text is always the same."""
+    for error in (AuthenticationError(), AuthenticationError("bad"), PermissionDenied("why")):
+        yield error.close_code, error.status, re.escape(error.public_reason)
+    for call in _calls("LimitError"):
+        problem = call.text(2)
+        assert problem is not None
+        yield LimitError.close_code, LimitError.status, problem
+
+
+WORDS = {"what is wrong", "the problem and its place", "the text of the error"}
+
+
+def _agree(rows: list[list[str]], sent: set[tuple[int, str]], more: set[tuple[int, str]]) -> None:
+    """The rows tell all that is ``sent``, and nothing that is neither there nor in ``more``."""
+    told = []
+    for number, text, *_ in rows:
+        if not text.startswith("`"):
+            assert text in {"", *WORDS}
+            text = f"`{text}`" if text == "" else text
+        told.append((int(number), text))
+    literal = [(number, text.strip("`")) for number, text in told if text.startswith("`")]
+
+    def fits(row: tuple[int, str], entry: tuple[int, str]) -> bool:
+        text = row[1].removesuffix("…") + "anything" * row[1].endswith("…")
+        return row[0] == entry[0] and re.fullmatch(entry[1], text) is not None
+
+    for entry in sent:
+        assert any(fits(row, entry) for row in literal), f"sent, and not told: {entry}"
+    for row in literal:
+        assert any(fits(row, entry) for entry in sent | more), f"told, and not sent: {row}"
+
+
+def test_the_table_of_close_codes_is_that_of_the_source() -> None:
+    sent = {(code, text) for code, _, text in _errors()}
+    for call in _calls("close_soon", "kick", "close", "Farewell"):
+        code, text = call.number(0), call.text(1)
+        if code is not None and text:
+            sent.add((code, text))
+    for call in _calls("declare_dead"):  # which says 1011, as `AsgiTransport.declare_dead` has it
+        reason = call.text(0)
+        assert reason is not None
+        sent.add((1011, reason))
+    mistaken = MessageTypeError("text", b"")
+    sent.add((mistaken.close_code, re.escape(mistaken.public_reason)))
+    assert len(sent) >= 20
+    rows = the_page("security.md").table("close code")
+    _agree(rows, sent, {(1000, ""), (1007, "invalid JSON: .+")})
+    for told, *_ in rows:
+        assert int(told) >= 4000 or CloseCode(int(told))
+
+
+def test_the_table_of_statuses_is_that_of_the_source() -> None:
+    sent = {
+        (status, text)
+        for call in _calls("Refusal")
+        if (status := call.number(1)) is not None and (text := call.text(3)) is not None
+    }
+    sent |= {(status, text) for _, status, text in _errors() if status != LimitError.status}
+    assert len(sent) >= 10
+    bare = {(status, "") for call in _calls("Farewell") if (status := call.number(2)) is not None}
+    assert {status for status, _ in bare} == {500, 503}
+    limits = {(status, text) for _, status, text in _errors()}
+    _agree(the_page("security.md").table("HTTP status"), sent | bare, limits | {(403, ""), (404, "")})
+
+
+def test_what_is_counted_is_told() -> None:
+    counted = {ast.literal_eval(call.arguments[0]) for call in _calls("Refusal")}
+    for node in _source():
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("counts"):
+            if isinstance(node.slice, ast.Constant):
+                counted.add(node.slice.value)
+            elif isinstance(node.slice, ast.JoinedStr):
+                assert ast.unparse(node.slice).startswith("f'closed.")
+                counted.add("closed.PermissionDenied")
+    rows = the_page("security.md").table("in `app.guard.counts`")
+    assert {name for row in rows for name in re.findall("`(.*?)`", row[0])} == counted
 
 
 def test_the_table_of_convertors_is_complete() -> None:
@@ -556,3 +746,90 @@ def test_dotted_names_exist(page: Page) -> None:
             break
         else:
             raise AssertionError(f"{page}: {name}")
+
+
+# The browser's side of a token
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _browse(url: str, wanted: list[str]) -> None:
+    """Show a page in a browser until these texts are in its log."""
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(url)
+        for text in wanted:
+            expect(page.get_by_role("log")).to_contain_text(text, timeout=30_000)
+        browser.close()
+    assert complaints == []
+
+
+class Browsing:
+    """The pages of docs/security.md, in a browser."""
+
+    def __init__(self) -> None:
+        page = the_page("security.md")
+        (block,) = [block for block in page.python if "ws.renew(" in block.code]
+        self.issue: Callable[[str, float], str] = block.names["issue"]
+        self.verify = block.names["verify"]
+        self._handler = block.names["chat"]
+
+    async def show(
+        self, name: str, authenticate: Any, tokens: Iterator[dict[str, Any]], *wanted: str
+    ) -> NexiosApp:
+        """The page with its chat and the place where it fetches its tokens, until its log has these texts."""
+        app = NexiosApp(authenticate=authenticate)
+        app.add_ws_route("/chat", self._handler)
+
+        @app.post("/token")
+        async def token(_request: Request) -> Response:
+            return JSONResponse(next(tokens))
+
+        async with serve(app) as server:
+            html = the_page("security.md").files[name].code.replace("wss://chat.example.org", server.url)
+
+            @app.get("/")
+            async def page(_request: Request) -> Response:
+                return HTMLResponse(html)
+
+            await trio.to_thread.run_sync(_browse, f"{server.http_url}/", list(wanted))
+        return app
+
+
+@pytest.fixture
+def browsing() -> Browsing:
+    pytest.importorskip("playwright", reason="playwright IS NOT INSTALLED: tokens stay untested in a browser")
+    if CHROMIUM is None:
+        pytest.skip("no chromium IS INSTALLED: tokens stay untested in a browser")
+    return Browsing()
+
+
+async def test_a_page_renews_its_token(browsing: Browsing) -> None:
+    tokens = ({"token": browsing.issue("ada", 300), "expires_in": 0.5} for _ in range(1000))
+    subprotocol = SubprotocolToken(browsing.verify)
+    await browsing.show("chat.html", subprotocol, tokens, '{"hello":"ada"}', '{"renewed":"ada"}')
+
+
+async def test_a_page_whose_token_has_expired_comes_back(browsing: Browsing) -> None:
+    def tokens() -> Iterator[dict[str, Any]]:
+        yield {"token": browsing.issue("ada", 1), "expires_in": 1000}
+        while True:
+            yield {"token": browsing.issue("ada again", 300), "expires_in": 1000}
+
+    subprotocol = SubprotocolToken(browsing.verify)
+    app = await browsing.show("chat.html", subprotocol, tokens(), '{"hello":"ada"}', '{"hello":"ada again"}')
+    assert app.guard.counts["expired"] == 1
+
+
+async def test_a_page_sends_its_token_first(browsing: Browsing) -> None:
+    tokens = ({"token": browsing.issue("ada", 1)} for _ in range(1000))
+    first = FirstMessage(browsing.verify)
+    await browsing.show("first.html", first, tokens, '{"hello":"ada"}', "4401 authentication expired")

@@ -40,7 +40,9 @@ Call = tuple[Kind, int, float, float]
 Traffic = tuple[Rate, list[Call]]
 
 
-def traffic(*, back: bool = False, keys: int = 1, least: int = 1, most: int = 40) -> st.SearchStrategy[Traffic]:
+def traffic(
+    *, back: bool = False, keys: int = 1, least: int = 1, most: int = 40
+) -> st.SearchStrategy[Traffic]:
     def build(rate: Rate, now: float, steps: list[tuple[Kind, int, float, float]]) -> Traffic:
         calls = []
         for kind, key, share, step in steps:
@@ -168,6 +170,20 @@ def test_who_comes_back_exactly_when_he_may_is_let_in(start: float) -> None:
     assert now - start == pytest.approx(1_000, abs=1e-2)
 
 
+def test_a_client_that_keeps_to_the_rate_is_not_turned_away_by_rounding() -> None:
+    """Its times are tenths, which no float holds."""
+    bucket = Bucket(Rate(10, burst=1))
+    for number in range(10_000):
+        assert bucket.wait(1, number / 10) == 0
+        assert bucket.take(1, number / 10)
+
+
+def test_rounding_gives_away_a_billionth_of_the_burst_and_no_more() -> None:
+    bucket = Bucket(Rate(1e-9, burst=100))
+    assert bucket.take(100, 0.0)
+    assert sum(bucket.take(1e-8, 0.0) for _ in range(1_000)) <= 10
+
+
 @pytest.mark.parametrize("start", [0.0, 1e9 + 0.7])
 @pytest.mark.parametrize("per_second", [1e-6, 0.1, 10, 1e6])
 def test_whoever_asks_all_the_time_gets_the_rate(per_second: float, start: float) -> None:
@@ -178,6 +194,22 @@ def test_whoever_asks_all_the_time_gets_the_rate(per_second: float, start: float
     assert taken * per_second / 10 == pytest.approx(
         expected if per_second / 10 <= rate.burst else 0, rel=1e-4, abs=per_second / 5
     )
+
+
+def test_a_debt_survives_a_clock_that_goes_back_by_years() -> None:
+    bucket = Bucket(Rate(1e9, burst=100))
+    assert bucket.take(100, 1e9)
+    assert bucket.reserve(100, -1e9) == pytest.approx(2e9)
+    assert bucket.wait(100, 1e9) == pytest.approx(2e-7, abs=math.ulp(1e9))
+
+
+def test_a_wait_is_found_in_few_steps_where_the_debt_is_coarser_than_the_time() -> None:
+    """After millions of reservations; in steps of the time's grain it would take days."""
+    bucket = Bucket(Rate(3, burst=1))
+    bucket._debt, bucket._at = 648203156359569.8 * 3, -648203156359568.1
+    wait = bucket.wait(0.5, 0.951957651735432)
+    assert 0.5 < wait < 1
+    assert bucket.take(0.5, 0.951957651735432 + wait)
 
 
 def test_a_flood_of_the_smallest_amounts_is_counted_at_huge_times() -> None:
@@ -321,8 +353,14 @@ def test_the_length_does_not_grow_with_the_keys_seen() -> None:
     assert table.evicted == 0
 
 
+def test_amounts_of_nothing_leave_nothing() -> None:
+    table = BucketTable(Rate(1))
+    for number in range(100):
+        assert table.take(number, 0, 5.0)
+        assert len(table) <= 6
+
+
 def test_users_who_come_back_do_not_keep_the_idle_ones_in() -> None:
-    """A hand that goes from old to new never reaches its end while old entries are used."""
     table = BucketTable(Rate(1, burst=5))
     for number in range(10_000):
         table.take(number, 1, 0.0)
@@ -386,6 +424,34 @@ def test_a_small_table_never_outgrows_its_bound(case: Traffic, max_keys: int) ->
     burst = rate.burst
     differs = [other for other in model if table.wait(other, burst, now) != model[other].wait(burst, now)]
     assert [table.wait(other, burst, now) for other in differs] in ([], [0.0])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.integers(0, 3)), min_size=20, max_size=80),
+    st.integers(1, 5),
+)
+def test_evictions_follow_the_order_of_use(calls: list[tuple[int, bool, int]], max_keys: int) -> None:
+    """All at one time, so that none gets idle, and then all of them."""
+    rate = Rate(1, burst=3)
+    table, model, evicted = BucketTable(rate, max_keys), dict[int, Bucket](), 0
+    for key, take, reservations in calls:
+        bucket = model.pop(key, None) or Bucket(rate)
+        if len(model) == max_keys:
+            del model[next(iter(model))]
+            evicted += 1
+        model[key] = bucket
+        if take:
+            assert table.take(key, 1, 0.0) == bucket.take(1, 0.0)
+        for _ in range(reservations + (not take)):
+            assert table.reserve(key, 2, 0.0) == bucket.reserve(2, 0.0)
+        assert (len(table), table.evicted) == (len(model), evicted)
+        for other in range(10):
+            assert table.wait(other, 3, 0.0) == model.get(other, Bucket(rate)).wait(3, 0.0)
+    for _ in range(max_keys + 2):
+        table.take("anything", 0, 1e6)
+    assert len(table) <= 1
+    assert table.evicted == evicted
 
 
 @pytest.mark.parametrize("max_keys", [0, -1])

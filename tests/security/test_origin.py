@@ -193,6 +193,11 @@ def test_a_malformed_origin_is_refused_by_all_but_everything(origin: bytes) -> N
     assert passes([*everything_but, "*"], scope)
 
 
+@pytest.mark.parametrize("origin", ["http://\u212aexample.org", "\u212a://x", "http://[::\u0661]"])
+def test_what_only_becomes_ascii_in_lower_case_is_malformed(origin: str) -> None:
+    assert parse_origin(origin) is None
+
+
 @pytest.mark.parametrize("allowed", [None, ["https://example.org"], [], lambda _origin, _scope: False])
 def test_a_request_without_an_origin_is_no_browser_and_passes(allowed: Any) -> None:
     assert passes(allowed, scope_of())
@@ -319,6 +324,7 @@ def test_null_passes_only_where_it_is_listed() -> None:
             ["https://xn--bcher-kva.example"],
             ["https://bcher.example", "https://bucher.example"],
         ),
+        ("https://bu\u0308cher.example", ["https://xn--bcher-kva.example"], ["https://bucher.example"]),
         (
             "*.Bücher.example:8000",
             ["http://a.xn--bcher-kva.example:8000"],

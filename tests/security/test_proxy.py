@@ -127,6 +127,7 @@ def test_several_lines_are_one_list_in_their_order() -> None:
         (["0.0.0.0/0"], ("11.0.0.0", 1), True),
         (["0.0.0.0/0"], ("::1", 1), False),
         (["::/0"], ("11.0.0.0", 1), False),
+        (["::/0"], ("2001:db8::1", 1), True),
         (["::1"], ("::1", 1), True),
         (["fe80::/10"], ("fe80::1%eth0", 1), True),
         (["fe80::1"], ("fe80::1%eth0", 1), True),
@@ -306,6 +307,8 @@ def test_the_new_host_replaces_all_others() -> None:
         (r'for="1.2.3.4";x="\"', f"{PROXY}:5000", "ws", "inside:8000"),
         ('for="1.2.3.4""', f"{PROXY}:5000", "ws", "inside:8000"),
         ('"for"=1.2.3.4', f"{PROXY}:5000", "ws", "inside:8000"),
+        ('for=1.2.3.4;x="a"b"c"', f"{PROXY}:5000", "ws", "inside:8000"),
+        (r'x="\";for=1.2.3.4', f"{PROXY}:5000", "ws", "inside:8000"),
         # well-formed, but nonsense inside
         ('for="evil";proto=gopher;host="a/b"', f"{PROXY}:5000", "ws", "inside:8000"),
         ('for="";proto="";host=""', f"{PROXY}:5000", "ws", "inside:8000"),

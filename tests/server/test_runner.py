@@ -129,6 +129,11 @@ def closed_with(ws: ClientConnection) -> tuple[int, str]:
     return over.value.rcvd.code, over.value.rcvd.reason
 
 
+def address(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("ws://").rpartition(":")
+    return host, int(port)
+
+
 def pid_of(ws: ClientConnection) -> int:
     return int(str(ws.recv(timeout=PATIENCE)).split()[0])
 
@@ -225,6 +230,65 @@ def test_a_drain_window_that_is_no_time_is_refused(value: str, tmp_path: Path) -
     with running(tmp_path, "served:app", *BIND, "-c", "server.toml") as runner:
         assert runner.wait() == 2
         assert "drain_window is a number of seconds, 0 or more, not" in runner.text
+
+
+@pytest.mark.parametrize(
+    "line", ["handshake_timeout = 0", 'handshake_timeout = "long"', "handshake_timeout = nan"]
+)
+def test_a_handshake_timeout_that_is_no_time_is_refused(line: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "server.toml").write_text(line)
+    with running(tmp_path, "served:app", *BIND, "-c", "server.toml") as runner:
+        assert runner.wait() == 2
+        assert "handshake_timeout is a number of seconds, more than 0, not" in runner.text
+
+
+@pytest.mark.parametrize("value", ["0", "true", "1.5"])
+def test_a_bound_on_waiting_connections_that_is_none_is_refused(value: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "server.toml").write_text(f"waiting_connections = {value}\n")
+    with running(tmp_path, "served:app", *BIND, "-c", "server.toml") as runner:
+        assert runner.wait() == 2
+        assert "waiting_connections is a whole number, at least 1, not" in runner.text
+
+
+def test_own_settings_are_read_from_a_config_file(tmp_path: Path) -> None:
+    write(tmp_path)
+    settings = "workers = 0\nhandshake_timeout = 0.2\nwaiting_connections = 10\nkeep_alive_timeout = 1000\n"
+    (tmp_path / "server.toml").write_text(settings)
+    with running(tmp_path, "served:app", *BIND, "-c", "server.toml") as runner:
+        with socket.create_connection(address(runner.url()), PATIENCE) as silent:
+            assert silent.recv(100) == b""
+
+
+def test_no_client_writes_lines_of_its_own_into_the_logs(tmp_path: Path) -> None:
+    more = """
+@app.ws_route("/fail/{text:path}")
+async def fail(ws: WebSocket, text: str) -> None:
+    raise ValueError(ws.headers["x-evil"] + "\\n[CRITICAL] forged")
+"""
+    write(tmp_path, more=more)
+    log = tmp_path / "access.log"
+    options = (*BIND, "-w", "0", "--access-logfile", str(log), "--log-level", "debug")
+    with running(tmp_path, "served:app", *options) as runner:
+        for path, status in (("fail/%0a[CRITICAL]%20forged", 404), ("fail/x", 500)):
+            with socket.create_connection(address(runner.url()), PATIENCE) as client:
+                client.sendall(
+                    b"GET /%s?token=SECRET HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nX-Evil: \x1b[2J\r\n"
+                    b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                    b"Sec-WebSocket-Version: 13\r\n\r\n" % path.encode()
+                )
+                assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)
+        runner.process.send_signal(signal.SIGTERM)
+        assert runner.wait() == 0
+    bad, failed = log.read_text().splitlines()
+    assert '"GET /fail/%0a[CRITICAL]%20forged 1.1" 404' in bad
+    assert '"GET /fail/x 1.1" 500' in failed
+    assert "    ValueError: \\x1b[2J\n    [CRITICAL] forged\n" in runner.text
+    for text in (runner.text, bad, failed):
+        assert "SECRET" not in text
+        assert "\x1b" not in text
+    assert not [line for line in runner.text.splitlines() if line.startswith("[CRITICAL]")]
 
 
 @pytest.mark.parametrize("options", [(), ("-w", "0"), ("--reload",)])
