@@ -30,7 +30,7 @@ from nexios_trio.types import ASGIApp
 
 __all__ = ["Lane", "Peer", "lane", "lane_clock", "lane_name"]
 
-LANES = ("memory", "hypercorn")
+LANES = ("memory", "hypercorn", "engine")
 
 
 class Peer:
@@ -155,7 +155,7 @@ class Lane:
             async with TestClient(app, timeout=60) as self._client:
                 yield self
         else:
-            async with serve(app, **options) as self.server:
+            async with serve(app, fast_lane=self.name == "engine", **options) as self.server:
                 yield self
 
     @asynccontextmanager

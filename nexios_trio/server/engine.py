@@ -6,14 +6,13 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
 
 from nexios_trio.config import ConnectionSettings
 from nexios_trio.server.reactor import make_reactor
-from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.transports.engine import TRANSPORT, EngineTransport
 from nexios_trio.transports.states import State
 from nexios_trio.types import ASGIApp, Scope
@@ -27,29 +26,46 @@ Access = Callable[[Scope, int, float], Awaitable[None]]
 """Told of each answer to a handshake: the scope, the status, and the seconds that it took."""
 
 
+async def _nothing() -> None:
+    pass
+
+
 class Engine:
     """All connections of the fast lane in one process."""
 
-    def __init__(self, app: ASGIApp, settings: ConnectionSettings, connections: Connections[Any]) -> None:
+    def __init__(self, app: ASGIApp, settings: ConnectionSettings) -> None:
         self.app = app
         self.settings = settings
-        self.connections = connections
         self.reactor = make_reactor()
         self.run = self.reactor.run
-        self.state: dict[str, Any] = {}
-        """What the app's lifespan has yielded; copied into each scope."""
 
-    async def serve(self, sock: socket.socket, access: Access | None = None) -> None:
-        """Serve a TCP connection that asks for an upgrade, from its first byte to its end."""
+    async def serve(
+        self,
+        sock: socket.socket,
+        *,
+        root_path: str = "",
+        state: Mapping[str, Any] | None = None,
+        began: Callable[[], Awaitable[None]] = _nothing,
+        access: Access | None = None,
+    ) -> None:
+        """Serve a TCP connection that asks for an upgrade, from its first byte to its end.
+
+        ``state`` is what the app's lifespan has yielded. ``began()`` is called once the request is whole.
+        """
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        request, early = await self._read_request(sock)
-        if request is None:
+        try:
+            request, early = await self._read_request(sock)
+            if request is None:
+                sock.close()
+                return
+            await began()
+        except BaseException:
             sock.close()
-            return
-        scope = self._scope(request, sock)
-        began = time.perf_counter()
+            raise
+        scope = self._scope(request, sock, root_path, dict(state or {}))
+        begun = time.perf_counter()
         answered: list[int] = []
         settings = self.settings
         transport = EngineTransport(
@@ -62,17 +78,13 @@ class Engine:
             on_answer=answered.append,
         )
         transport.close_timeout = settings.close_timeout
-        scope["extensions"] = {
-            "websocket.http.response": {},
-            TRANSPORT: transport,
-            SERVER_CONNECTIONS: self.connections,
-        }
+        scope["extensions"] = {"websocket.http.response": {}, TRANSPORT: transport}
         try:
             await self._call(scope, transport)
         finally:
             await transport.finish()
             if access is not None and answered:
-                await access(scope, answered[0], time.perf_counter() - began)
+                await access(scope, answered[0], time.perf_counter() - begun)
 
     async def _call(self, scope: Scope, transport: EngineTransport) -> None:
         """Call the app, and end what it leaves open, as hypercorn does."""
@@ -129,7 +141,9 @@ class Engine:
             if failure.errno not in (errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
                 raise
 
-    def _scope(self, request: Request, sock: socket.socket) -> dict[str, Any]:
+    def _scope(
+        self, request: Request, sock: socket.socket, root_path: str, state: dict[str, Any]
+    ) -> dict[str, Any]:
         return {
             "type": "websocket",
             "asgi": {"spec_version": "2.4", "version": "3.0"},
@@ -138,12 +152,12 @@ class Engine:
             "path": request.path,
             "raw_path": request.raw_path,
             "query_string": request.query_string,
-            "root_path": "",
+            "root_path": root_path,
             "headers": request.headers,
             "client": _address(sock.getpeername),
             "server": _address(sock.getsockname),
             "subprotocols": request.subprotocols,
-            "state": self.state.copy(),
+            "state": state,
         }
 
 

@@ -31,10 +31,13 @@ from hypercorn.utils import LifespanFailureError
 from nexios_trio.config import ConnectionSettings, Heartbeat
 from nexios_trio.exceptions import WrongValueError
 from nexios_trio.server import wire
+from nexios_trio.server.engine import Engine
+from nexios_trio.server.handoff import Handoff
 from nexios_trio.server.hold import Hold
 from nexios_trio.server.log import SafeLogger, SafeStatsdLogger
 from nexios_trio.server.tcp import Lobby, TCPConnection
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
+from nexios_trio.transports.engine import TRANSPORT
 from nexios_trio.types import ASGIApp, Message, Receive, Scope, Send
 
 try:
@@ -132,7 +135,10 @@ class _Host:
             return
         if scope["type"] == "websocket":
             scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
-        hold = Hold(scope, receive, send) if self.internals else None
+        fast = TRANSPORT in (scope.get("extensions") or {})
+        hold = Hold(scope, receive, send) if self.internals and not fast else None
+        if fast:
+            self._handlers = trio.lowlevel.current_task().parent_nursery or self._handlers
         if hold is not None:
             receive = hold.receive
             self._handlers = hold.handlers or self._handlers
@@ -193,12 +199,14 @@ async def serve_hypercorn(
     hurry: Callable[[], Awaitable[object]] | None = None,
     drain_window: float = DRAIN_WINDOW,
     tuned: bool = True,
+    fast_lane: bool = False,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``app`` by hypercorn's Trio worker until ``shutdown()`` returns, then drain.
 
     ``sockets`` listen already; without them ``config.bind`` is bound. When ``hurry()`` returns, draining
-    is cut short. ``tuned=False`` is hypercorn as it is. Reports the bound URLs to ``task_status``.
+    is cut short. ``tuned=False`` is hypercorn as it is. With ``fast_lane`` plain WebSockets are served by the
+    engine. Reports the bound URLs to ``task_status``.
     """
     if sockets is None:
         sockets = config.create_sockets()
@@ -220,7 +228,11 @@ async def serve_hypercorn(
     config = copy.copy(config)
     _tune(config, sockets, settings)
     host = _Host(app)
-    if host.internals:
+    engine: Engine | None = None
+    if host.internals and fast_lane:
+        engine = Engine(host, settings)
+        serve = wire.with_globals(serve, TCPServer=partial(Handoff, engine, _lobby(config)))
+    elif host.internals:
         serve = wire.with_globals(serve, TCPServer=partial(TCPConnection, _lobby(config)))
     grace = min(settings.disconnect_grace, LONGEST_GRACE) + min(settings.close_timeout, LONGEST_GRACE)
     patience = max(config.graceful_timeout, grace)
@@ -260,6 +272,8 @@ async def serve_hypercorn(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_for_sure)
+        if engine is not None:
+            nursery.start_soon(engine.run)
         try:
             await serve(
                 _wrapped(host),

@@ -131,13 +131,17 @@ class TCPConnection(TCPServer):
         self._lobby.enter(self)
         try:
             with self.patience:
-                await super().run()
+                await self.serve()
         except* _GARBAGE as group:
             logger.info("ended a connection that broke the protocol: %a", group.exceptions[0])
         except* Exception as group:
             logger.error("a connection failed in hypercorn", exc_info=group)
         finally:
             self._lobby.leave(self)
+
+    async def serve(self) -> None:
+        """Serve the connection to its end, as hypercorn does."""
+        await super().run()
 
     def call_begins(self) -> None:
         """A request of this connection has come to the app."""

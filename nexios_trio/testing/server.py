@@ -65,7 +65,7 @@ class TestServer:
 
 @asynccontextmanager
 async def serve(
-    app: ASGIApp, *, host: str = "127.0.0.1", drain_window: float = 0.0, runner: bool = True, **config: Any
+    app: ASGIApp, *, host: str = "127.0.0.1", drain_window: float = 0.0, runner: bool = True, fast_lane: bool = False, **config: Any
 ) -> AsyncIterator[TestServer]:
     """Serve ``app`` on a free port by hypercorn's Trio worker for the length of the block.
 
@@ -89,6 +89,7 @@ async def serve(
                         hurry=server._hurry.wait,
                         drain_window=drain_window,
                         tuned=runner,
+                        fast_lane=fast_lane,
                         task_status=server,
                     )
             except Exception as error:

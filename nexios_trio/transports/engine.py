@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
 import trio
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from nexios_trio.config import Heartbeat, Limits, Overflow
 from nexios_trio.transports.base import Closure
@@ -500,17 +500,7 @@ class EngineTransport(Core):
         if self.unsent:
             await self._send_in_turn(data)
             return
-        self._streak += 1
-        if self._streak < CHECKPOINT_BUDGET:
-            await checkpoint_if_cancelled()
-        else:
-            self._streak = 0
-            await checkpoint()
-            if self.state is not State.OPEN:
-                raise self.refusal(Event.SEND)
-            if self.unsent:
-                await self._send_in_turn(data)
-                return
+        await checkpoint_if_cancelled()
         frame = wire.encode_text(data) if type(data) is str else wire.encode_binary(data)  # type: ignore[union-attr,arg-type]
         try:
             sent = self._send_raw(frame)
@@ -521,6 +511,10 @@ class EngineTransport(Core):
             raise self.refusal(Event.SEND) from error
         if sent < len(frame):
             self._keep(frame, sent)
+        self._streak += 1
+        if self._streak >= CHECKPOINT_BUDGET:
+            self._streak = 0
+            await cancel_shielded_checkpoint()
 
     async def _send_in_turn(self, data: str | bytes) -> None:
         """Behind what waits already: the kernel takes nothing, so neither do we beyond the outbox."""

@@ -1,0 +1,89 @@
+"""Which lane a TCP connection takes: plain WebSocket goes to the engine, all else to hypercorn.
+
+The first bytes are looked at and left in the kernel (``MSG_PEEK``), so whoever serves reads them for himself.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+
+from nexios_trio.server.engine import Engine
+from nexios_trio.server.tcp import Lobby, TCPConnection
+from nexios_trio.types import Scope
+from nexios_trio.wire.classify import PEEK_BYTES, Kind, classify
+
+__all__ = ["Handoff", "wants_upgrade"]
+
+NO_LOW_WATER_PAUSE = 0.02
+"""Seconds between two looks where the kernel cannot be asked to wait for one byte more."""
+
+
+async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
+    """Whether this TCP connection begins with an HTTP/1.1 request for WebSocket; waits until that is sure.
+
+    A checkpoint. Nothing is taken from the socket; one whose client leaves before it has said is not ours.
+    """
+    seen = 0
+    try:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                beginning = await sock.recv(PEEK_BYTES, socket.MSG_PEEK)
+            except OSError:
+                return False
+            kind = classify(beginning)
+            if kind is not Kind.UNDECIDED or len(beginning) == seen:  # no more will come
+                return kind is Kind.WEBSOCKET
+            seen = len(beginning)
+            try:  # be woken by the next byte, not by those that we leave there
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+            except OSError:
+                seen = -1
+                await trio.sleep(NO_LOW_WATER_PAUSE)
+    finally:
+        if seen > 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+class Handoff(TCPConnection):
+    """hypercorn's task for one TCP connection, which the engine serves where it can."""
+
+    def __init__(self, engine: Engine, lobby: Lobby, *args: Any) -> None:
+        super().__init__(lobby, *args)
+        self._engine = engine
+
+    async def serve(self) -> None:
+        """See `TCPConnection.serve`."""
+        config: Config = self.config
+        if not isinstance(self.stream, trio.SocketStream) or config.server_names:
+            await super().serve()
+            return
+        if not await wants_upgrade(self.stream.socket):
+            await super().serve()
+            return
+        sock = socket.socket(fileno=self.stream.socket.detach())
+        await self._engine.serve(
+            sock,
+            root_path=config.root_path,
+            state=self.state,
+            began=self._begun,
+            access=_access(config),
+        )
+
+    async def _begun(self) -> None:
+        """The request is whole."""
+        self.call_begins()
+        await self.context.mark_request()
+
+
+def _access(config: Config) -> Callable[[Scope, int, float], Awaitable[None]]:
+    async def access(scope: Scope, status: int, seconds: float) -> None:
+        summary: Any = {"type": "http.response.start", "status": status, "headers": []}
+        await config.log.access(scope, summary, seconds)  # type: ignore[arg-type]
+
+    return access
