@@ -99,7 +99,10 @@ class NexiosApp:
         debug: bool = False,
     ) -> None:
         self.debug = debug
-        limits = limits or Limits()
+        if limits is None:
+            limits = Limits()
+        if not isinstance(limits, Limits):
+            raise WrongTypeError(f"limits is a Limits, such as Limits(message_bytes=65536), not {limits!r}")
         self.guard = Guard(limits, allowed_origins=allowed_origins, trusted_hosts=trusted_hosts, proxy=proxy)
         """Who may open a connection: ``app.guard.counts`` says how often a client was refused something."""
         self.state = State()

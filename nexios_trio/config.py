@@ -111,7 +111,12 @@ class Rate:
 
 
 def _rate_or_none(rate: Rate | str | None) -> Rate | None:
-    return None if rate is None else Rate.parse(rate)
+    if rate is None:
+        return None
+    rate = Rate.parse(rate)
+    if rate.burst < 1:
+        raise WrongValueError(f"a burst of {rate.burst:g} lets no handshake pass; give 1 or more")
+    return rate
 
 
 @frozen(kw_only=True)

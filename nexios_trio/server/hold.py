@@ -17,15 +17,12 @@ from wsproto.utilities import RemoteProtocolError
 
 from nexios_trio.server import wire
 from nexios_trio.server.tcp import TCPConnection, keep_other_streams
-from nexios_trio.transports.asgi import ON_LOST
+from nexios_trio.transports.asgi import ENDED_BY, ON_LOST
 from nexios_trio.types import Message, Receive, Scope, Send
 
-__all__ = ["ENDED_BY", "Hold"]
+__all__ = ["Hold"]
 
 logger = logging.getLogger("nexios_trio.server")
-
-ENDED_BY = "nexios_trio.by"
-"""The key of a ``websocket.disconnect`` that says who has ended the connection, if it was the server."""
 
 
 class Hold:

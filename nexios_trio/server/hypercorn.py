@@ -69,6 +69,9 @@ file descriptors that the process may have, if that is less."""
 HEAD_REST: Final = 4 << 10
 """Bytes of a request's head that are neither headers nor query: the path, and what stands between."""
 
+LARGEST_HEAD: Final = 1 << 20
+"""Bytes of headers, and of a query, where the app has no bound: a head is read before the app sees it."""
+
 QUEUE: Final = 3
 """Messages between hypercorn and the app's inbox, unless ``max_app_queue_size`` says otherwise. hypercorn's
 10 would be ten of the largest, for a client whose messages nobody reads."""
@@ -318,12 +321,12 @@ def _tune(config: Config, sockets: Sockets, settings: ConnectionSettings) -> Non
         config.websocket_max_message_size = limits.message_bytes or sys.maxsize
     if not _is_set(config, "max_app_queue_size"):
         config.max_app_queue_size = QUEUE
-    if limits.header_bytes is not None and limits.query_bytes is not None:
-        # The app refuses what is over its bounds, and says of which; here is what it must get to see.
-        head = limits.header_bytes + limits.query_bytes + HEAD_REST
-        for name in ("h11_max_incomplete_size", "h2_max_header_list_size"):
-            if not _is_set(config, name):
-                setattr(config, name, max(head, getattr(config, name)))
+    # The app refuses what is over its bounds, and says of which; here is what it must get to see.
+    bounds = (limits.header_bytes, limits.query_bytes)
+    head = sum(LARGEST_HEAD if bound is None else bound for bound in bounds) + HEAD_REST
+    for name in ("h11_max_incomplete_size", "h2_max_header_list_size"):
+        if not _is_set(config, name):
+            setattr(config, name, max(head, getattr(config, name)))
     if not _is_set(config, "logger_class"):
         config.logger_class = SafeLogger if config.statsd_host is None else SafeStatsdLogger
         config._log = None

@@ -60,9 +60,6 @@ class Lobby:
         self._dropped = 0
         self._complained = -math.inf
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def enter(self, connection: TCPConnection, *, served: bool = False) -> None:
         """Begin to wait; end the connection that has waited longest if there are too many."""
         self._waiting[connection] = None
@@ -133,7 +130,10 @@ class TCPConnection(TCPServer):
             with self.patience:
                 await self.serve()
         except* _GARBAGE as group:
-            logger.info("ended a connection that broke the protocol: %a", group.exceptions[0])
+            error = group.exceptions[0]
+            # A UnicodeError's text holds what the client sent, which may be a token.
+            what = type(error).__name__ if isinstance(error, UnicodeError) else repr(error)
+            logger.info("ended a connection that broke the protocol: %a", what)
         except* Exception as group:
             logger.error("a connection failed in hypercorn", exc_info=group)
         finally:

@@ -153,6 +153,10 @@ class Wire(Connection):
         if self.state is ConnectionState.OPEN:
             if event.code == CloseReason.MESSAGE_TOO_BIG:
                 event = CloseConnection(event.code, f"a message has at most {self._most} bytes")
+            elif event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA:
+                # wsproto's text shows the byte
+                packed = event.reason == "error in extension"
+                event = CloseConnection(event.code, "invalid compressed data" if packed else "invalid UTF-8")
             self.fault = event
         elif self.state is not ConnectionState.LOCAL_CLOSING and self.when_closed is not None:
             self.when_closed()

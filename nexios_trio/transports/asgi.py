@@ -24,13 +24,17 @@ from nexios_trio.transports.outbox import Entry, Outbox
 from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.types import Message, Receive, Scope, Send
 
-__all__ = ["ON_LOST", "AsgiTransport", "ClientGone", "sends_atomically"]
+__all__ = ["ENDED_BY", "ON_LOST", "AsgiTransport", "ClientGone", "sends_atomically"]
 
 logger = logging.getLogger("nexios_trio.connection")
 
 ON_LOST: Final = "nexios_trio.on_lost"
 """A server that puts a function under this key of ``scope["extensions"]`` calls what is given to it, with a
 reason, when it finds the network broken: also while messages wait that nobody receives."""
+
+ENDED_BY: Final = "nexios_trio.by"
+"""The key of a ``websocket.disconnect`` that says who has ended the connection, if it was the server:
+``"local"``."""
 
 _LOST: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 # hypercorn's close path can raise BusyResourceError out of send(): it calls send_eof() outside its lock.
@@ -120,7 +124,11 @@ class AsgiTransport(Core):
                     await self._wait_for_room()
             elif event["type"] == "websocket.disconnect":
                 code = event.get("code", 1005)
-                by: Literal["peer", "network"] = "network" if code == 1006 else "peer"
+                by: Literal["peer", "local", "network"] = "network" if code == 1006 else "peer"
+                if ENDED_BY in event:
+                    by = event[ENDED_BY]
+                if by == "local" and code == 1009:
+                    self._on_too_big()
                 self._gone(Closure(code, event.get("reason") or "", by))
                 return
 

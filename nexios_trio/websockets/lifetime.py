@@ -506,6 +506,7 @@ class Connection:
                 self,
                 self.settings.limits.accept_timeout,
             )
+            self.counts["accept_timeout"] += 1
             return Farewell(1013, "", 503)
         logger.info("%s: the handler returned without accept() or reject(); answered 403", self)
         return Farewell()

@@ -25,7 +25,7 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket as StarletteWebSocket
 from starlette.websockets import WebSocketDisconnect as StarletteDisconnect
 from trio.testing import MockClock
@@ -55,7 +55,7 @@ from nexios_trio import (
     nobody,
     requires,
 )
-from nexios_trio.testing import TestClient, WebSocketRejected
+from nexios_trio.testing import TestClient, WebSocketRejected, serve
 from nexios_trio.types import Message, Receive, Scope, Send
 from tests.lanes import Lane, MemoryPeer, Peer, SocketPeer
 
@@ -399,6 +399,24 @@ async def test_a_token_among_the_subprotocols_that_is_no_good_is_refused(
     for name in offered:
         assert name == "chat" or name.removeprefix("base64url.bearer.") == "" or name not in caplog.text
     assert MARKER not in caplog.text
+
+
+async def test_a_token_in_a_header_line_of_its_own_is_found_and_hidden() -> None:
+    """RFC 6455 §11.3.4: the header may appear several times, which is the same as once with all values."""
+    seen: list[Any] = []
+
+    async def handler(ws: WebSocket) -> None:
+        seen.append((ws.user, in_subprotocol(MARKER) in repr(ws.scope)))
+        await ws.accept()
+
+    app = app_of(AnyOf(SubprotocolToken(verify), nobody), handler)
+    async with serve(app) as server, await trio.open_tcp_stream(server.host, server.port) as stream:
+        lines = [in_subprotocol(MARKER), "chat"]  # of these, hypercorn lists only the last
+        headers = [(b"Sec-WebSocket-Protocol", line.encode()) for line in lines]
+        request = WireRequest(host=server.host, target="/", extra_headers=headers)
+        await stream.send_all(SocketPeer(stream).wire.send(request))
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
+    assert seen == [("eve", False)]
 
 
 async def test_the_beginning_of_the_name_can_be_another_one(autojump_clock: MockClock) -> None:
@@ -1297,6 +1315,43 @@ async def test_an_app_inside_does_not_prolong_what_the_outer_one_has_let_in(
         assert (await told(peer))["user"] == "forever"
         with trio.fail_after(50):
             assert await peer.wait_closed() == (4401, "authentication expired")
+
+
+async def test_who_the_outer_app_knows_is_not_who_an_inner_one_has_authenticated(
+    autojump_clock: MockClock,
+) -> None:
+    """A new token for the outer app must not make the inner app's user somebody else."""
+    done = trio.Event()
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        assert ws.user == "inner"
+        try:
+            await ws.renew("ada")
+        except (AuthenticationError, WrongStateError):
+            pass
+        assert (ws.user, ws.user_id) == ("inner", "inner")
+        done.set()
+
+    outer = NexiosApp(authenticate=BearerToken(verify))
+    outer.mount("/in", app_of(named("inner"), handler))
+    async with TestClient(outer) as client, client.connect("/in/", headers=bearer("ada")):
+        await soon(done)
+
+
+async def test_inside_starlette_its_authentication_and_our_scopes_work_together(
+    lane: Lane, lane_clock: MockClock
+) -> None:
+    inner = app_of(handler=who, requires="write")
+    outer = Starlette(
+        routes=[Mount("/in", inner)],
+        middleware=[Middleware(AuthenticationMiddleware, backend=Backend())],
+    )
+    async with lane.serving(outer):
+        async with lane.connect("/in/", **asking(lane, {"x-user": "ada"})) as peer:
+            assert await told(peer) == {"user": "ada", "scopes": ["read", "write"], "user_id": None}
+        assert (await refused(lane, "/in/", headers={"x-user": "bob"})).status == 403
+        assert (await refused(lane, "/in/")).status == 401
 
 
 # Messages to a user

@@ -457,7 +457,7 @@ async def test_a_message_beyond_its_bound_closes_with_1009(
             while True:
                 seen.append(await ws.receive_text())
         except WebSocketDisconnect as over:
-            seen.append((over.code, over.reason))
+            seen.append((over.code, over.reason, over.by))
             await trio.sleep(2)
             ended.set()
 
@@ -469,7 +469,7 @@ async def test_a_message_beyond_its_bound_closes_with_1009(
         assert await peer.wait_closed() == (1009, "a message has at most 12 bytes")
         with trio.fail_after(500):
             await ended.wait()
-    assert seen == ["before", (1009, "a message has at most 12 bytes")]
+    assert seen == ["before", (1009, "a message has at most 12 bytes", "local")]
     assert app.guard.counts == {"message_bytes": 1}
 
 

@@ -502,6 +502,28 @@ async def test_a_client_that_is_delayed_for_long_is_not_taken_for_one_that_nobod
     assert caplog.records == []
 
 
+async def test_a_handler_that_hangs_while_a_message_is_held_back_is_found_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    app = NexiosApp(limits=Limits(inbox_messages=2), unread_timeout=60)
+
+    @app.ws_route("/", rate_limit=ONE)
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.receive_text()
+        with trio.move_on_after(100):
+            await ws.receive_text()
+            pytest.fail("it was to wait")
+        await trio.sleep_forever()
+
+    async with TestClient(app, timeout=5000) as client, client.connect("/") as ws:
+        before = trio.current_time()
+        for _ in range(8):
+            await ws.send_text("x")
+        assert await ws.wait_closed() == (1008, "messages are not read")
+        assert 100 < trio.current_time() - before <= 100 + 2 * 60
+
+
 # Drop
 
 

@@ -54,6 +54,7 @@ http {{
 
 CADDY = """{{
 	admin off
+	default_bind 127.0.0.1
 	http_port {http}
 	https_port {https}
 	local_certs
@@ -176,16 +177,11 @@ def free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def program(name: str) -> str:
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if found is None:
-        pytest.skip(f"{name} IS NOT INSTALLED: its configuration in docs/security.md stays untried")
-    return found
+def find(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def nginx(conf: str, here: Path, upstream: str, http: int, https: int) -> list[str]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl IS NOT INSTALLED: nginx stays untried")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command += ["-nodes", "-days", "2", "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
     subprocess.run(
@@ -202,14 +198,14 @@ def nginx(conf: str, here: Path, upstream: str, http: int, https: int) -> list[s
         conf = replaced(conf, old, new)
     (here / "chat.conf").write_text(conf)
     (here / "nginx.conf").write_text(NGINX.format(here=here))
-    return [program("nginx"), "-p", str(here), "-c", f"{here}/nginx.conf", "-e", "stderr"]
+    return ["-p", str(here), "-c", f"{here}/nginx.conf", "-e", "stderr"]
 
 
 def caddy(conf: str, here: Path, upstream: str, http: int, https: int) -> list[str]:
     assert conf.startswith("{\n")
     ours = CADDY.format(here=here, http=http, https=https)
     (here / "Caddyfile").write_text(ours + replaced(conf.removeprefix("{\n"), UPSTREAM, upstream))
-    return [program("caddy"), "run", "--adapter", "caddyfile", "--config", f"{here}/Caddyfile"]
+    return ["run", "--adapter", "caddyfile", "--config", f"{here}/Caddyfile"]
 
 
 PROXIES = {
@@ -222,6 +218,9 @@ class Start:
     """``async with start(server) as front``; ``change`` are things to replace in the configuration."""
 
     def __init__(self, name: str, here: Path) -> None:
+        for wanted in (name, "openssl"):
+            if find(wanted) is None:
+                pytest.skip(f"{wanted} IS NOT INSTALLED: the {name} of docs/security.md stays untried")
         self.name = name
         self.here = here
 
@@ -236,7 +235,7 @@ class Start:
         text = documented(self.name)
         for old, new in change:
             text = replaced(text, old, new)
-        command = configure(text, self.here, upstream, http, https)
+        command = [find(self.name) or "", *configure(text, self.here, upstream, http, https)]
         environment = {**os.environ, "HOME": str(self.here), "XDG_DATA_HOME": str(self.here)}
         with (self.here / "error.log").open("wb") as log:
             process = await trio.lowlevel.open_process(command, env=environment, stdout=log, stderr=log)

@@ -154,8 +154,8 @@ HEAD = UPGRADE[:-2] + b"X: " + b"x" * 40_000 + b"\r\n\r\n"
     [
         (64 << 10, {}, b"101"),
         (64 << 10, {"h11_max_incomplete_size": 16 << 10}, b"431"),
-        (None, {}, b"431"),  # hypercorn's own bound
-        (None, {"h11_max_incomplete_size": 64 << 10}, b"101"),
+        (None, {}, b"101"),
+        (None, {"h11_max_incomplete_size": 16 << 10}, b"431"),
     ],
 )
 async def test_a_heads_bound_is_the_apps_or_that_of_the_configuration(

@@ -210,17 +210,24 @@ VIOLATIONS = {
 }
 
 
-@pytest.mark.parametrize(("data", "code"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
-async def test_who_breaks_the_protocol_is_told_so(
-    data: bytes, code: int, caplog: pytest.LogCaptureFixture
-) -> None:
+WORDS = {
+    "text that is no UTF-8": "invalid UTF-8",
+    "what cannot be unpacked": "invalid compressed data",
+}
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+async def test_who_breaks_the_protocol_is_told_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    data, code = VIOLATIONS[name]
     app = App()
     async with serve(app) as server:
         async with connected(server, extensions=[PerMessageDeflate()]) as peer:
             await peer.stream.send_all(data)
-            assert (await peer.wait_closed())[0] == code
+            seen, reason = await peer.wait_closed()
+            assert seen == code
+            assert reason == WORDS.get(name, reason)
             await app.ended.wait()
-    assert app.ends[0][0] == code
+    assert app.ends == [(code, reason)]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

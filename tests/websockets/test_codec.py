@@ -27,6 +27,7 @@ from msgspec import Meta
 from nexios_trio import InvalidJSON, MessageTypeError, MessageValidationError, PeerError
 from nexios_trio.exceptions import AuthenticationError, LimitError, PermissionDenied, WrongTypeError
 from nexios_trio.websockets import codec
+from nexios_trio.websockets.json_misfits import of_msgspec
 
 
 class Colour(enum.Enum):
@@ -594,6 +595,19 @@ def test_the_text_of_a_validator_is_not_repeated() -> None:
         with pytest.raises(MessageValidationError) as caught:
             codec.decode(codec.encode({"word": "SECRET", "by": by}), Loud)
         assert caught.value.problem == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Expected that SECRET is not `said`", "invalid value at $"),
+        ("SECRET - at `$.name`", "invalid value at $.name"),
+        ("Invalid value 'SECRET - at `$.x`' - at `$.name`", "invalid value at $.name"),
+        ("Expected `int`, got `str` - at `SECRET`", "invalid value at $"),
+    ],
+)
+def test_texts_of_msgspec_s_that_are_not_known_are_not_repeated(text: str, said: str) -> None:
+    assert str(of_msgspec(msgspec.ValidationError(text), frozenset)) == said
 
 
 def test_what_a_validator_made_of_the_value_does_not_lead_the_path_astray() -> None:
