@@ -1,0 +1,46 @@
+"""UTF-8 of a text message that comes in pieces: invalid as soon as that is certain (RFC 6455 §8.1)."""
+
+from __future__ import annotations
+
+from codecs import utf_8_decode
+
+from nexios_trio.status import CloseCode
+from nexios_trio.wire.errors import ProtocolViolation
+
+__all__ = ["Utf8Checker", "invalid_utf8"]
+
+
+def invalid_utf8(what: str = "text message") -> ProtocolViolation:
+    """1007, as RFC 6455 §8.1 wants it; to be raised."""
+    return ProtocolViolation(CloseCode.INVALID_PAYLOAD, f"a {what} is not valid UTF-8")
+
+
+class Utf8Checker:
+    """Checks a text piece by piece; keeps at most three bytes, the beginning of a character."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Check the next piece; raises `ProtocolViolation` (1007) at the first byte that no valid text has
+        there.
+
+        In linear time, whatever the pieces are. After the last piece call `finish`.
+        """
+        pending = self._pending
+        if not pending and data.isascii():
+            return
+        if pending:
+            data = pending + data
+        try:
+            _, used = utf_8_decode(data, "strict", False)
+        except UnicodeDecodeError:
+            raise invalid_utf8() from None
+        self._pending = bytes(data[used:])
+
+    def finish(self) -> None:
+        """The text ends here; raises `ProtocolViolation` (1007) inside a character."""
+        if self._pending:
+            raise invalid_utf8()
