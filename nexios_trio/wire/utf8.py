@@ -38,7 +38,10 @@ class Utf8Checker:
             _, used = utf_8_decode(data, "strict", False)
         except UnicodeDecodeError:
             raise invalid_utf8() from None
-        self._pending = bytes(data[used:])
+        self._pending = pending = bytes(data[used:])
+        # CPython waits for the third byte of a surrogate, for the sake of an error handler that lets it pass.
+        if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
+            raise invalid_utf8()
 
     def finish(self) -> None:
         """The text ends here; raises `ProtocolViolation` (1007) inside a character."""
