@@ -20,8 +20,11 @@ __all__ = ["Agreement", "Deflate", "Deflater", "Inflater", "encode_shared"]
 EXTENSION: Final = "permessage-deflate"
 WINDOW_BITS: Final = range(8, 16)
 
-_TAIL: Final = b"\x00\x00\xff\xff"  # what a sender leaves out, RFC 7692 §7.2.1
-_END: Final = _TAIL + b"\x01\x00\x00\xff\xff"  # and an empty last block
+_TAIL: Final = b"\x00\x00\xff\xff"  # the length of an empty block: what a sender leaves out, RFC 7692 §7.2.1
+_END: Final = b"\x01\x00\x00\xff\xff"  # an empty last block
+_MARK: Final = bytes.fromhex("d41d8cd98f00b204")  # any bytes that no stream gives by chance
+_MARK_LENGTH: Final = b"\x08\x00\xf7\xff"  # as in the head of a block that is stored
+_MARKED_END: Final = _MARK_LENGTH + _MARK + _END
 
 
 def _between(least: int, most: int) -> Any:
@@ -138,7 +141,9 @@ class Inflater:
 
     Between messages it keeps the bytes that the next one may refer to, and no zlib object: for windows of 4
     KiB that is as fast, and it takes 4 KiB instead of some 11. And a stream that lasts for one message can be
-    ended with a last block of our own, which tells a message that was cut short from a whole one.
+    ended as we like: with a block of our own in place of the empty one whose length the sender left out. Only
+    if that block comes out again was the message whole; what is cut short goes unnoticed otherwise, now and
+    then.
     """
 
     __slots__ = ("_bits", "_keep", "_window")
@@ -156,30 +161,52 @@ class Inflater:
     def inflate(self, payload: bytes | bytearray, max_bytes: int) -> bytes:
         """The message whose compressed payload this is (RFC 7692 §7.2.2).
 
-        Raises `ProtocolViolation`: 1009 if it has more than ``max_bytes`` bytes, of which at most one more is
+        Raises `ProtocolViolation`: 1009 if it has more than ``max_bytes`` bytes, of which hardly more are
         decompressed; 1007 if ``payload`` is no deflate stream, is cut short, or goes on after its last block.
         """
+        found, stream = self._decompress(payload + _MARKED_END, max_bytes + len(_MARK) + 1)
+        if len(found) > max_bytes + len(_MARK):
+            raise _too_big(max_bytes)
+        if not stream.eof:
+            raise _invalid()
+        if not stream.unused_data:
+            message = found[: -len(_MARK)]
+            if not found.endswith(_MARK) or (message.endswith(_MARK_LENGTH) and not self._is_whole(payload)):
+                raise _invalid()
+        elif stream.unused_data in (_MARKED_END, b"\x00" + _MARKED_END):
+            # A peer may end its stream itself, §7.2.3.4: the zero byte is the empty block behind it.
+            message = found
+            if len(message) > max_bytes:
+                raise _too_big(max_bytes)
+        else:
+            raise _invalid()
+        if self._keep:
+            window = message if len(message) >= self._keep else self._window + message
+            self._window = window[-self._keep :]
+        return message
+
+    def _is_whole(self, payload: bytes | bytearray) -> bool:
+        """The length of our block came out as well: it was content of a stored block, or the message ends
+        like that."""
+        _, stream = self._decompress(payload + _TAIL + _END, 0)
+        return bool(stream.eof)
+
+    def _decompress(self, data: bytes | bytearray, max_bytes: int) -> tuple[bytes, Any]:
         stream = (
             zlib.decompressobj(-self._bits, zdict=self._window)
             if self._window
             else zlib.decompressobj(-self._bits)
         )
         try:
-            message = stream.decompress(payload + _END, max_bytes + 1)
+            return stream.decompress(data, max_bytes), stream
         except zlib.error:
             raise _invalid() from None
-        if len(message) > max_bytes:
-            raise ProtocolViolation(
-                CloseCode.MESSAGE_TOO_BIG, f"a message has more than {max_bytes} bytes when decompressed"
-            )
-        # A peer may end its stream itself; a zero byte then stands for the empty block whose tail is left out
-        # (§7.2.3.4).
-        if not stream.eof or stream.unused_data not in (b"", _END, b"\x00" + _END):
-            raise _invalid()
-        if self._keep:
-            window = message if len(message) >= self._keep else self._window + message
-            self._window = window[-self._keep :]
-        return message
+
+
+def _too_big(max_bytes: int) -> ProtocolViolation:
+    return ProtocolViolation(
+        CloseCode.MESSAGE_TOO_BIG, f"a message has more than {max_bytes} bytes when decompressed"
+    )
 
 
 def _invalid() -> ProtocolViolation:

@@ -171,8 +171,9 @@ class MessageReader:
             self._fragments = self._empty = 0
             self._compressed = bool(first & RSV1)
             self._utf8 = Utf8Checker() if opcode == TEXT and not self._compressed else None
-            # Deflate makes nothing larger by more than this, stored blocks of 507 bytes included.
-            self._message_limit = self._max_bytes + ((self._max_bytes >> 5) + 64 if self._compressed else 0)
+            # Deflate makes nothing larger by more than this, whatever its settings (deflateBound in zlib).
+            slack = (self._max_bytes >> 3) + (self._max_bytes >> 7) + 64 if self._compressed else 0
+            self._message_limit = self._max_bytes + slack
         elif not self._opcode:
             raise _broken("a continuation frame without a message")  # RFC 6455 §5.4
         self._fragments += 1
