@@ -150,7 +150,8 @@ def _one(headers: Headers, name: bytes) -> bytes:
     found = values(headers, name)
     if len(found) != 1:
         times = "is missing" if not found else "came more than once"
-        raise HandshakeError(400, f"the header {name.decode().title()} {times}")
+        title = name.decode().title().replace("Websocket", "WebSocket")
+        raise HandshakeError(400, f"the header {title} {times}")
     return found[0]
 
 
