@@ -14,7 +14,7 @@ PEEK_BYTES: Final = 32 << 10
 _METHOD: Final = b"GET "
 _REQUEST_LINE: Final = re.compile(rb"GET [^ \r\n]*+ HTTP/1\.[1-9]\r\n")
 _LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
-_UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*?\bwebsocket\b[^\r\n]*+\r\n", re.IGNORECASE)
+_UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*?\bwebsocket\b[^\r\n]*+\r\n")  # in lower case
 
 
 class Kind(Enum):
@@ -42,8 +42,8 @@ def classify(beginning: bytes) -> Kind:
     if b"\r\n" in beginning and not _REQUEST_LINE.match(beginning):
         return Kind.OTHER
     end = beginning.find(b"\r\n\r\n")
-    head = beginning[: end + 4] if end >= 0 else beginning
-    line_feed = _LINE_FEED.search(head)
+    head = (beginning[: end + 4] if end >= 0 else beginning).lower()
+    line_feed = _LINE_FEED.search(head) if head.count(b"\n") != head.count(b"\r\n") else None
     if _UPGRADE.search(head, 0, line_feed.start() if line_feed else len(head)):
         return Kind.WEBSOCKET
     if line_feed or end >= 0 or len(beginning) == PEEK_BYTES:

@@ -16,12 +16,12 @@ from nexios_trio.wire.handshake import MAX_FIELDS, MAX_HEAD_BYTES, accept_key
 from nexios_trio.wire.headers import (
     Headers,
     HeadReader,
+    by_name,
     encode_headers,
     is_token,
     members,
     parse_extensions,
     split_head,
-    values,
 )
 from nexios_trio.wire.negotiation import agreed, offer
 
@@ -142,21 +142,20 @@ class ClientHandshake:
 
     def _accepted(self, headers: Headers) -> Response:
         """The checks of RFC 6455 §4.1 on the server's answer."""
-        if [value.lower() for value in values(headers, b"upgrade")] != [b"websocket"]:
+        fields = by_name(headers)
+        if [value.lower() for value in fields.get(b"upgrade", ())] != [b"websocket"]:
             raise HandshakeError(101, "the server's answer does not upgrade to websocket", headers)
-        if b"upgrade" not in (member.lower() for member in members(values(headers, b"connection"))):
+        if b"upgrade" not in (member.lower() for member in members(fields.get(b"connection", []))):
             raise HandshakeError(101, "the server's Connection does not name upgrade", headers)
-        if values(headers, b"sec-websocket-accept") != [accept_key(self._key)]:
-            raise HandshakeError(
-                101, "the server's Sec-WebSocket-Accept does not belong to this key", headers
-            )
+        if fields.get(b"sec-websocket-accept") != [accept_key(self._key)]:
+            raise HandshakeError(101, "the server's Sec-WebSocket-Accept is not that of this key", headers)
         subprotocol = None
-        if chosen := values(headers, b"sec-websocket-protocol"):
+        if chosen := fields.get(b"sec-websocket-protocol"):
             subprotocol = chosen[0].decode("latin-1")
             if len(chosen) > 1 or subprotocol not in self._subprotocols:
                 raise HandshakeError(101, "the server chose a subprotocol that was not offered", headers)
         try:
-            extensions = parse_extensions(values(headers, b"sec-websocket-extensions"))
+            extensions = parse_extensions(fields.get(b"sec-websocket-extensions", []))
         except HandshakeError as error:
             raise HandshakeError(101, error.reason, headers) from error
         return Response(headers, subprotocol, agreed(self._deflate, extensions))

@@ -45,6 +45,7 @@ class Connection:
     __slots__ = (
         "_deflater",
         "_due",
+        "_may_send",
         "_new_key",
         "_plain",
         "_reader",
@@ -71,7 +72,8 @@ class Connection:
         self._new_key = new_key
         self._deflater = None if deflate is None else Deflater(deflate, server=server)
         self._shared_window_bits = deflate.shared_window_bits if deflate is not None and server else None
-        # Messages go out unmasked and uncompressed, and may go out at all.
+        self._may_send = True
+        # Messages may go out, unmasked and uncompressed.
         self._plain = server and deflate is None
         self._due: Failure | Close | None = None
         self._reader = MessageReader(
@@ -171,7 +173,7 @@ class Connection:
         pings = self._reader.pings
         if not pings:
             return b""
-        frames = b"".join(self._frame(PONG, payload) for payload in pings) if self._may_send() else b""
+        frames = b"".join([self._frame(PONG, payload) for payload in pings]) if self._may_send else b""
         pings.clear()
         return frames
 
@@ -236,11 +238,8 @@ class Connection:
 
     # Inside
 
-    def _may_send(self) -> bool:
-        return (self.state, WireEvent.SEND) in TRANSITIONS
-
     def _check_send(self) -> None:
-        if not self._may_send():
+        if not self._may_send:
             raise WrongStateError(CURES[self.state])
 
     def _frame(self, opcode: int, payload: bytes | bytearray, *, rsv1: bool = False) -> bytes:
@@ -268,4 +267,5 @@ class Connection:
 
     def _go(self, event: WireEvent) -> None:
         self.state = TRANSITIONS[self.state, event]
-        self._plain = self._plain and self._may_send()
+        self._may_send = (self.state, WireEvent.SEND) in TRANSITIONS
+        self._plain = self._plain and self._may_send

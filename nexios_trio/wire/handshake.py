@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from hashlib import sha1
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
@@ -20,12 +20,12 @@ from nexios_trio.wire.headers import (
     Extension,
     Headers,
     HeadReader,
+    by_name,
     encode_headers,
     is_token,
     members,
     parse_extensions,
     split_head,
-    values,
 )
 from nexios_trio.wire.negotiation import answer
 
@@ -56,6 +56,9 @@ _OURS: Final = frozenset(
         b"upgrade",
     }
 )
+
+
+_Fields: TypeAlias = dict[bytes, list[bytes]]
 
 
 @frozen(eq=False)
@@ -113,16 +116,17 @@ class RequestReader:
             return None
         first, headers = split_head(head, self._max_fields)
         target = self._target(first)
-        _check_upgrade(headers)
+        fields = by_name(headers)
+        _check_upgrade(fields)
         raw_path, query_string = _split_target(target, headers)
         return Request(
             raw_path,
             unquote_to_bytes(raw_path).decode("utf-8", "replace"),
             query_string,
             headers,
-            _subprotocols(headers),
-            parse_extensions(values(headers, b"sec-websocket-extensions")),
-            _key(headers),
+            _subprotocols(fields),
+            parse_extensions(fields.get(b"sec-websocket-extensions", [])),
+            _key(fields),
         )
 
     def _target(self, line: bytes) -> bytes:
@@ -146,8 +150,8 @@ class RequestReader:
         return HandshakeError(414, f"the target of the request has more than {self._max_target_bytes} bytes")
 
 
-def _one(headers: Headers, name: bytes) -> bytes:
-    found = values(headers, name)
+def _one(fields: _Fields, name: bytes) -> bytes:
+    found = fields.get(name, [])
     if len(found) != 1:
         times = "is missing" if not found else "came more than once"
         title = name.decode().title().replace("Websocket", "WebSocket")
@@ -155,39 +159,38 @@ def _one(headers: Headers, name: bytes) -> bytes:
     return found[0]
 
 
-def _check_upgrade(headers: Headers) -> None:
+def _check_upgrade(fields: _Fields) -> None:
     """RFC 6455 §4.2.1, items 2, 3, 4 and 6."""
-    host = _one(headers, b"host")
-    if not _HOST.fullmatch(host):
+    if not _HOST.fullmatch(_one(fields, b"host")):
         raise HandshakeError(400, "the header Host names no host")  # RFC 9112 §3.2
-    if any(name == b"transfer-encoding" for name, _ in headers):
+    if b"transfer-encoding" in fields or any(
+        length.strip(b"0") or not length for length in fields.get(b"content-length", ())
+    ):
         raise HandshakeError(400, "a WebSocket handshake has no body")
-    if any(value.strip(b"0") or not value for value in values(headers, b"content-length")):
-        raise HandshakeError(400, "a WebSocket handshake has no body")
-    if not _names(headers, b"upgrade", b"websocket"):
+    if not _names(fields, b"upgrade", b"websocket"):
         raise HandshakeError(426, "the header Upgrade does not name websocket", [_UPGRADE, _VERSION])
-    if not _names(headers, b"connection", b"upgrade"):
+    if not _names(fields, b"connection", b"upgrade"):
         raise HandshakeError(400, "the header Connection does not name upgrade")
-    versions = values(headers, b"sec-websocket-version")
+    versions = fields.get(b"sec-websocket-version", [])
     if len(versions) > 1:
         raise HandshakeError(400, "the header Sec-WebSocket-Version came more than once")
     if versions != [b"13"]:
         raise HandshakeError(426, "the WebSocket version is not 13", [_UPGRADE, _VERSION])  # §4.4
 
 
-def _names(headers: Headers, field: bytes, option: bytes) -> bool:
-    return option in (member.lower() for member in members(values(headers, field)))
+def _names(fields: _Fields, name: bytes, option: bytes) -> bool:
+    return option in (member.lower() for member in members(fields.get(name, [])))
 
 
-def _key(headers: Headers) -> bytes:
-    key = _one(headers, b"sec-websocket-key")
+def _key(fields: _Fields) -> bytes:
+    key = _one(fields, b"sec-websocket-key")
     if not _KEY.fullmatch(key):
         raise HandshakeError(400, "the header Sec-WebSocket-Key is not 16 bytes in base64")  # item 5
     return key
 
 
-def _subprotocols(headers: Headers) -> list[str]:
-    offered = members(values(headers, b"sec-websocket-protocol"))
+def _subprotocols(fields: _Fields) -> list[str]:
+    offered = members(fields.get(b"sec-websocket-protocol", []))
     if not all(map(is_token, offered)):
         raise HandshakeError(400, "the header Sec-WebSocket-Protocol is no list of tokens")  # §4.1, item 10
     return list(dict.fromkeys(name.decode("ascii") for name in offered))

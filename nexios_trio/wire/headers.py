@@ -13,12 +13,12 @@ __all__ = [
     "Extension",
     "HeadReader",
     "Headers",
+    "by_name",
     "encode_headers",
     "is_token",
     "members",
     "parse_extensions",
     "split_head",
-    "values",
 ]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -30,8 +30,7 @@ Extension: TypeAlias = tuple[str, list[tuple[str, str | None]]]
 _TOKEN: Final = (
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110 §5.6.2
 )
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_LONE: Final = re.compile(rb"(?<!\r)\n|\r[^\n]")
+_CONTROLS: Final = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
 
 _EXTENSION_PART: Final = re.compile(
     rb"[ \t]*+(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]++)[ \t]*+"
@@ -61,14 +60,15 @@ class HeadReader:
         In linear time, however small the pieces are.
         """
         buffer = self._data
-        begin = max(len(buffer) - 3, 0)
+        known = len(buffer)
         buffer += data
-        end = buffer.find(b"\r\n\r\n", begin)
+        end = buffer.find(b"\r\n\r\n", max(known - 3, 0))
         if (end + 4 if end >= 0 else len(buffer)) > self._max_bytes:
             raise HandshakeError(431, f"the head has more than {self._max_bytes} bytes")
         # RFC 9112 §2.2 lets a recipient take a lone LF for a line's end, and a lone CR for a space; where two
         # recipients differ in that, requests are smuggled.
-        if _LONE.search(buffer, begin, end if end >= 0 else len(buffer)):
+        begin = known - 1 if buffer[known - 1 : known] == b"\r" else known
+        if _has_lone_break(buffer[begin : end + 4] if end >= 0 else buffer[begin:]):
             raise HandshakeError(400, "a CR or LF stands alone")
         if end < 0:
             return None
@@ -83,12 +83,18 @@ class HeadReader:
         return self._data
 
 
+def _has_lone_break(piece: bytearray) -> bool:
+    """Whether there is a CR or LF outside of a CRLF; a CR at the end may still become one."""
+    pairs = piece.count(b"\r\n")
+    return piece.count(b"\n") != pairs or piece.count(b"\r") != pairs + piece.endswith(b"\r")
+
+
 def split_head(head: bytes, max_fields: int) -> tuple[bytes, Headers]:
     """The first line of a head, and its header fields.
 
     Raises `HandshakeError`: 400 for what RFC 9112 §5 does not allow, 431 for more than ``max_fields`` fields.
     """
-    if _CONTROL.search(head.replace(b"\r\n", b"")):
+    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * head.count(b"\r\n"):
         raise HandshakeError(400, "a control character in the head")  # RFC 9110 §5.5
     first, *lines = head.split(b"\r\n")
     if len(lines) > max_fields:
@@ -111,9 +117,12 @@ def _why_no_field(line: bytes) -> str:
     return "a header line is no field"
 
 
-def values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """The values of all fields of this name, which is in lower case."""
-    return [value for other, value in headers if other == name]
+def by_name(headers: Headers) -> dict[bytes, list[bytes]]:
+    """The values of each field, in the order of arrival."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def members(field_values: list[bytes]) -> list[bytes]:
@@ -171,7 +180,7 @@ def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if not is_token(name):
             raise WrongValueError(f"a header's name is made of letters, digits and -, not {name!r}")
-        if _CONTROL.search(value):
+        if value.translate(None, _CONTROLS) != value:
             raise WrongValueError(
                 f"the value of the header {name.decode()} has a line break or another control character; "
                 "take them out"
