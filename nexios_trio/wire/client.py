@@ -27,6 +27,8 @@ from nexios_trio.wire.negotiation import agreed, offer
 
 __all__ = ["ClientHandshake", "Response"]
 
+MAX_INTERIM: Final = 10
+
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: [^\r\n]*)?")
 _TARGET: Final = re.compile(r"/[!-~]*")
 _HOST: Final = re.compile(r"[!-~]+")
@@ -88,9 +90,8 @@ class ClientHandshake:
         self._key = b64encode(nonce)
         self._subprotocols = subprotocols
         self._deflate = deflate
-        self._max_head_bytes = max_head_bytes
         self._head = HeadReader(max_head_bytes)
-        self._response: Response | None = None
+        self._interim = 0
         fields = [
             (b"Host", host.encode("ascii")),
             (b"Upgrade", b"websocket"),
@@ -120,7 +121,8 @@ class ClientHandshake:
         Raises `HandshakeError` for any other answer: with its status and headers, if it is an HTTP answer,
         with 101 if it accepts what was not asked for, with 0 if it is not HTTP/1.1.
         """
-        while True:
+        # RFC 9110 §15.2: a client has to be able to read interim answers; not any number of them.
+        while self._interim <= MAX_INTERIM:
             try:
                 head = self._head.receive_data(data)
                 if head is None:
@@ -136,9 +138,9 @@ class ClientHandshake:
                 return self._accepted(headers)
             if code >= 200:
                 raise HandshakeError(code, f"the server answered {code}", headers)
-            # RFC 9110 §15.2: a client has to be able to read interim answers.
+            self._interim += 1
             data = self._head.trailing
-            self._head = HeadReader(self._max_head_bytes)
+        raise HandshakeError(0, f"the server sent more than {MAX_INTERIM} interim answers")
 
     def _accepted(self, headers: Headers) -> Response:
         """The checks of RFC 6455 §4.1 on the server's answer."""

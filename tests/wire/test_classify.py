@@ -58,6 +58,7 @@ def test_a_request_for_an_upgrade_is_one(stream: bytes) -> None:
         UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"),
         UPGRADE.replace(b"GET", b"PUT"),
         UPGRADE.replace(b"\r\n", b"\n"),
+        UPGRADE.replace(b"Host", b"A: b\nHost"),
         b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * PEEK_BYTES,
         b"GET /" + b"x" * PEEK_BYTES,
     ],

@@ -77,6 +77,12 @@ def test_interim_answers_are_passed_over() -> None:
     assert ours.receive_data(ACCEPTANCE) is not None
 
 
+def test_interim_answers_without_end_are_refused() -> None:
+    early = b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert handshake().receive_data(early * 10 + ACCEPTANCE) is not None
+    assert "interim" in refusal(early * 10000).reason
+
+
 def test_another_status_is_told_with_its_headers_and_the_body_that_came() -> None:
     ours = handshake()
     with pytest.raises(HandshakeError) as caught:

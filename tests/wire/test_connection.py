@@ -186,6 +186,15 @@ def test_a_stream_that_ends_without_a_close_frame_is_1006() -> None:
         assert connection.encode_close() == b""
 
 
+def test_a_violation_after_our_close_frame_is_told_and_needs_no_other() -> None:
+    connection = server()
+    connection.encode_close(1001)
+    (failure,) = connection.receive_data(frame(CONTINUATION))
+    assert isinstance(failure, Failure)
+    assert connection.state is State.CLOSED
+    assert connection.encode_close() == b""
+
+
 def test_a_violation_is_told_once() -> None:
     connection = server()
     assert len(connection.receive_data(frame(CONTINUATION))) == 1

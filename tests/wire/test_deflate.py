@@ -184,7 +184,9 @@ def test_an_empty_message_is_never_compressed() -> None:
 @pytest.mark.parametrize("limit", [1, 1000, 1 << 16])
 def test_a_message_of_the_limit_is_taken_and_a_byte_more_is_not(limit: int) -> None:
     assert inflater().inflate(deflated(b"x" * limit), limit) == b"x" * limit
-    assert refusal(deflated(b"x" * (limit + 1)), limit) == 1009
+    for more in range(1, 12):
+        for final in (False, True):
+            assert refusal(deflated(b"x" * (limit + more), final=final), limit) == 1009
 
 
 def test_a_bomb_takes_no_more_memory_than_the_limit_allows() -> None:

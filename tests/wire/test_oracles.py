@@ -92,8 +92,8 @@ def of_wsproto(
 
 def of_websockets(pieces: list[bytes], side: Side) -> Outcome:
     """Differs on purpose: lengths in more bytes than they need are taken (RFC 6455 §5.2 forbids them), a
-    Close frame between fragments is a protocol error (§5.5.1 and §5.4 allow it), and of a bad code with a bad reason it tells the reason. It gives frames: messages
-    are put together, and texts decoded, here."""
+    Close frame between fragments is a protocol error (§5.5.1 and §5.4 allow it), and of a bad code with a bad
+    reason it tells the reason. It gives frames: messages are put together, and texts decoded, here."""
     connection = Protocol(side, state=TheirState.OPEN, max_size=None, logger=QUIET)
     outcome: Outcome = []
     message: list[str | bytes] = []
@@ -143,7 +143,7 @@ def has_a_close_in_a_message(stream: bytes, connection: Connection) -> bool:
 # later.
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(streams(), cuts)
 def test_a_server_reads_what_wsproto_reads(stream: bytes, places: list[int]) -> None:
     pieces = cut(stream, places)
@@ -153,7 +153,7 @@ def test_a_server_reads_what_wsproto_reads(stream: bytes, places: list[int]) -> 
     assert found == theirs
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(streams(masked=False), cuts)
 def test_a_client_reads_what_wsproto_reads(stream: bytes, places: list[int]) -> None:
     pieces = cut(stream, places)
@@ -163,14 +163,14 @@ def test_a_client_reads_what_wsproto_reads(stream: bytes, places: list[int]) -> 
     assert found == theirs
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(streams(), cuts)
 def test_a_server_reads_what_websockets_reads(stream: bytes, places: list[int]) -> None:
     pieces = cut(stream, places)
     compare_with_websockets(stream, pieces, server(), server(), Side.SERVER)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(streams(masked=False), cuts)
 def test_a_client_reads_what_websockets_reads(stream: bytes, places: list[int]) -> None:
     pieces = cut(stream, places)
@@ -243,7 +243,7 @@ compressed_messages = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(compressed_messages, st.integers(9, 15), st.booleans(), cuts)
 def test_a_server_decompresses_what_wsproto_decompresses(
     sent: list[tuple[bool, str | bytes, list[int], bytes]], bits: int, alone: bool, places: list[int]
