@@ -243,7 +243,11 @@ class Connection:
             raise WrongStateError(CURES[self.state])
 
     def _frame(self, opcode: int, payload: bytes | bytearray, *, rsv1: bool = False) -> bytes:
-        key = None if self._new_key is None else self._new_key()
+        if self._new_key is None:
+            return encode_frame(opcode, payload, rsv1=rsv1)
+        key = self._new_key()
+        if len(key) != 4:
+            raise WrongValueError(f"a masking key has 4 bytes, not {len(key)}; write lambda: os.urandom(4)")
         return encode_frame(opcode, payload, rsv1=rsv1, key=key)
 
     def _message(self, opcode: int, payload: bytes | bytearray) -> bytes:

@@ -48,6 +48,11 @@ def test_a_client_asks_for_a_new_key_for_each_frame() -> None:
     assert sender.encode_close(1001) == close_frame(1001, key=b"mnop")
 
 
+def test_a_key_of_another_length_is_refused() -> None:
+    with pytest.raises(WrongValueError, match=r"4 bytes, not 5; write lambda: os.urandom\(4\)"):
+        Connection.client(lambda: b"12345").encode_text("x")
+
+
 def test_control_frames_go_out() -> None:
     assert server().encode_ping() == frame(PING, key=None)
     assert server().encode_ping(b"p" * 125) == frame(PING, b"p" * 125, key=None)
