@@ -37,7 +37,7 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})
 
 
 def is_sendable(code: int) -> bool:
-    """Whether a Close frame may carry ``code``: 1000-1003, 1007-1014 (registered), 3000-4999 (RFC 6455 §7.4)."""
+    """Whether a Close frame may carry ``code``: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 §7.4)."""
     return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in _NEVER_SENT)
 
 

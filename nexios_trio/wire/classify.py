@@ -21,8 +21,7 @@ class Kind(Enum):
     """What a stream is."""
 
     WEBSOCKET = "websocket"
-    """An HTTP/1.1 GET that asks for an upgrade to WebSocket; whether rightly is for `RequestReader` to
-    say."""
+    """An HTTP/1.1 GET that asks for an upgrade to WebSocket; `RequestReader` says whether rightly."""
     OTHER = "other"
     """Anything else: HTTP without an upgrade, HTTP/1.0, the preface of HTTP/2, a TLS ClientHello, noise."""
     UNDECIDED = "undecided"

@@ -37,9 +37,8 @@ _from_bytes = int.from_bytes
 class Connection:
     """One side of a connection. No call waits, none raises for anything that the peer sent.
 
-    Made by `server` or `client`. What comes goes into `receive_data`; after a list of events with anything
-    but messages in it, `data_to_send` may have an answer to send. What is to be sent, ``encode_*`` turns into
-    frames.
+    Made by `server` or `client`. What comes goes into `receive_data`. After a `Ping`, `data_to_send` has the
+    answer; after a `Close` or `Failure`, `encode_close` has. ``encode_*`` make the frames to send.
     """
 
     __slots__ = (
@@ -110,8 +109,7 @@ class Connection:
         max_fragments: int = MAX_FRAGMENTS,
         deflate: Agreement | None = None,
     ) -> Connection:
-        """The client's side; ``new_key`` gives four bytes nobody can foresee for each frame (RFC 6455
-        §5.3)."""
+        """The client's side; ``new_key`` gives four random bytes for each frame (RFC 6455 §5.3)."""
         return cls(
             new_key=new_key, max_message_bytes=max_message_bytes, max_fragments=max_fragments, deflate=deflate
         )
@@ -127,14 +125,12 @@ class Connection:
         """
         reader = self._reader
         end = len(data)
-        # Nothing is under way, and this is one short message: the usual case, so it is taken apart on the
-        # spot.
+        # Nothing is under way, and this is one short message: the usual case. As in `MessageReader.read`.
         if 5 < end < reader.whole and data[1] == end + 122:
             size = end - 6
             number = _from_bytes(data[2:])
-            payload = (number ^ (number >> (size << 3)) * KEY_MULTIPLIERS[size] >> KEY_SHIFTS[size]).to_bytes(
-                size
-            )
+            stream = (number >> (size << 3)) * KEY_MULTIPLIERS[size] >> KEY_SHIFTS[size]
+            payload = (number ^ stream).to_bytes(size)
             first = data[0]
             if first == WHOLE_TEXT:
                 try:
@@ -148,16 +144,17 @@ class Connection:
             try:
                 reader.read(data, events)
             except ProtocolViolation as violation:
-                self._over(WireEvent.VIOLATION, Failure(violation.code, violation.reason))
-                events.append(Failure(violation.code, violation.reason))
+                failure = Failure(violation.code, violation.reason)
+                self._over(WireEvent.VIOLATION, failure)
+                events.append(failure)
             else:
                 if events and isinstance(events[-1], Close):
                     self._over(WireEvent.RECEIVE_CLOSE, events[-1])
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer's half of the stream has ended: ``[Close(1006, "")]`` if no end was told before, else
-        nothing."""
+        """The peer's half of the stream has ended: ``[Close(1006, "")]``, or ``[]`` if an end was told
+        before."""
         if self.state is not State.OPEN and self.state is not State.CLOSING:
             return []
         event = Close(CloseCode.ABNORMAL_CLOSURE, "")  # RFC 6455 §7.1.5
@@ -206,8 +203,7 @@ class Connection:
         return self._control(PONG, payload)
 
     def encode_close(self, code: int | None = None, reason: str = "") -> bytes:
-        """Our Close frame, the last one to send; ``b""`` if it was given before, or there is nobody to send
-        it to.
+        """Our Close frame, the last one to send; ``b""`` if it was given before, or nobody is there.
 
         Without a code it is the one that is due: the peer's own code after its Close frame (RFC 6455 §5.5.1),
         the code and reason of a `Failure` (§7.1.7), or else 1000. Raises `WrongValueError` for a code that
@@ -229,8 +225,7 @@ class Connection:
 
     @property
     def shared_window_bits(self) -> int | None:
-        """The most ``window_bits`` of an `encode_shared` whose frames this connection can take; None: it
-        takes none.
+        """The most ``window_bits`` with which `encode_shared` makes frames for this connection; None: none.
 
         Frames of `nexios_trio.wire.frames.encode_text` and ``encode_binary`` go to every client.
         """

@@ -74,8 +74,7 @@ class Agreement:
 
     @property
     def shared_window_bits(self) -> int | None:
-        """What `encode_shared` needs to make frames for this connection; None: such frames cannot be sent to
-        it."""
+        """What `encode_shared` needs to make frames for this connection; None: it cannot take such frames."""
         return self.server_max_window_bits if self.server_no_context_takeover else None
 
 
@@ -186,8 +185,7 @@ class Inflater:
         return message
 
     def _is_whole(self, payload: bytes | bytearray) -> bool:
-        """The length of our block came out as well: it was content of a stored block, or the message ends
-        like that."""
+        """The length of our block came out too: as content of a stored block cut short, or by chance."""
         _, stream = self._decompress(payload + _TAIL + _END, 0)
         return bool(stream.eof)
 

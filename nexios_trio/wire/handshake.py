@@ -82,8 +82,7 @@ class Request:
 
 
 class RequestReader:
-    """Reads the head of one request, strictly: RFC 9112 for its syntax, RFC 6455 §4.2.1 for what it must
-    say."""
+    """Reads the head of one request, strictly: RFC 9112 for its syntax, RFC 6455 §4.2.1 for the rest."""
 
     def __init__(
         self,

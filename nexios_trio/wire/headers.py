@@ -126,8 +126,7 @@ def by_name(headers: Headers) -> dict[bytes, list[bytes]]:
 
 
 def members(field_values: list[bytes]) -> list[bytes]:
-    """The members of a list (RFC 9110 §5.6.1) that may be spread over several fields; empty ones are left
-    out."""
+    """The members of a list (RFC 9110 §5.6.1) in one or more fields; empty ones are left out."""
     found = (member.strip(b" \t") for value in field_values for member in value.split(b","))
     return [member for member in found if member]
 
@@ -174,8 +173,7 @@ def _bad_extensions() -> HandshakeError:
 
 
 def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Header lines; raises `WrongValueError` for a name that is no token, or a value that would break the
-    line."""
+    """Header lines; raises `WrongValueError` for a name that is no token, or a value that breaks its line."""
     lines = []
     for name, value in headers:
         if not is_token(name):

@@ -18,8 +18,7 @@ EMPTY_FRAGMENTS: Final = 64
 """Fragments without a byte that one message may have; they cost a peer nothing, and bring nobody anything."""
 
 MAX_PINGS: Final = 32
-"""Pings whose answer has not been taken yet; of more, the oldest go unanswered (RFC 6455 §5.5.3 allows
-it)."""
+"""Pings whose answer has not been taken yet; of more, the newest are answered (RFC 6455 §5.5.3)."""
 
 WHOLE_TEXT: Final = FIN | TEXT
 WHOLE_BINARY: Final = FIN | BINARY
@@ -78,9 +77,8 @@ class MessageReader:
         self.pings: list[bytes] = []
         """Payloads of the Pings that are to be answered."""
         self.whole = self._short + 7
-        """A buffer of fewer bytes whose second byte is its length + 122 is one whole short masked frame, if
-        its first byte is that of an unfragmented, uncompressed message: nothing is under way. 0: something
-        is."""
+        """Fewer bytes than this, of which the second is their number + 122, are one short masked frame,
+        whole, and nothing is under way. 0: something is."""
 
     def stop(self) -> None:
         """Drop everything: nothing more will be read."""
@@ -90,8 +88,10 @@ class MessageReader:
         self._utf8 = None
 
     def read(self, data: bytes, events: list[Event]) -> None:
-        """Append what ``data`` completes. Nothing may follow a `Close`, nor a `ProtocolViolation` that is
-        raised."""
+        """Append what ``data`` completes; raises `ProtocolViolation`, after what came before it.
+
+        After that, and after a `Close`, it must not be called again.
+        """
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -127,8 +127,7 @@ class MessageReader:
         self.whole = 0 if self._tail or self._opcode else short + 7
 
     def _frame(self, data: bytes, pos: int, events: list[Event]) -> int:
-        """Take the frame that begins at ``pos``, or what there is of it; returns where the next one
-        begins."""
+        """Take the frame that begins at ``pos``, or what there is of it; returns where it ends."""
         header = read_header(data, pos, masked=self._masked, compression=self._inflater is not None)
         if header is None:
             self._tail = data[pos:]

@@ -19,11 +19,9 @@ class State(Enum):
     """The peer's Close frame came, our answer is due. Until it is sent, messages may go out before it: RFC
     6455 §5.5.1 lets an endpoint finish what it is sending."""
     FAILED = "failed"
-    """The peer broke the protocol. Our Close frame is due; nothing it sends is read any more (RFC 6455
-    §7.1.7)."""
+    """The peer broke the protocol. Our Close frame is due; nothing more is read (RFC 6455 §7.1.7)."""
     CLOSED = "closed"
-    """Nothing is read, nothing can be sent: the closing handshake is done, has failed, or the stream has
-    ended."""
+    """Nothing is read, nothing can be sent: both have closed, or the stream has ended."""
 
 
 class WireEvent(Enum):

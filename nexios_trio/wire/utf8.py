@@ -24,10 +24,10 @@ class Utf8Checker:
         self._pending = b""
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Check the next piece; raises `ProtocolViolation` (1007) at the first byte that no valid text has
-        there.
+        """Check the next piece, in linear time, whatever the pieces are.
 
-        In linear time, whatever the pieces are. After the last piece call `finish`.
+        Raises `ProtocolViolation` (1007) at the first byte that no text has in this place. Whether the text
+        ends inside a character is not checked.
         """
         pending = self._pending
         if not pending and data.isascii():
@@ -41,9 +41,4 @@ class Utf8Checker:
         self._pending = pending = bytes(data[used:])
         # CPython waits for the third byte of a surrogate, for the sake of an error handler that lets it pass.
         if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
-            raise invalid_utf8()
-
-    def finish(self) -> None:
-        """The text ends here; raises `ProtocolViolation` (1007) inside a character."""
-        if self._pending:
             raise invalid_utf8()
