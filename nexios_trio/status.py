@@ -7,7 +7,7 @@ from typing import Final
 
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
-__all__ = ["REASON_BYTES", "CloseCode", "check_close", "cut_reason"]
+__all__ = ["REASON_BYTES", "CloseCode", "check_close", "cut_reason", "is_sendable"]
 
 REASON_BYTES: Final = 123
 """The most UTF-8 bytes a close reason may have: 125 of a control frame less the code (RFC 6455 §5.5)."""
@@ -36,6 +36,11 @@ class CloseCode(IntEnum):
 _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})
 
 
+def is_sendable(code: int) -> bool:
+    """Whether a Close frame may carry ``code``: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 §7.4)."""
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in _NEVER_SENT)
+
+
 def cut_reason(reason: str) -> str:
     """``reason``, cut to 123 UTF-8 bytes on a character border (RFC 6455 §5.5)."""
     if len(reason) <= REASON_BYTES and reason.isascii():
@@ -51,7 +56,7 @@ def check_close(code: int, reason: str | None) -> str:
     """
     if isinstance(code, bool) or not isinstance(code, int):
         raise WrongTypeError(f"a close code is an int such as 1000 or 4001, not {code!r}")
-    if not (3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in _NEVER_SENT)):
+    if not is_sendable(code):
         raise WrongValueError(
             f"close code {code} cannot be sent; use 1000 for a normal end, 1008 for a breach of "
             "your rules, or 4000-4999 for codes of your own"

@@ -128,7 +128,7 @@ class AsgiTransport(Core):
                 if ENDED_BY in event:
                     by = event[ENDED_BY]
                 if by == "local" and code == 1009:
-                    self._on_too_big()
+                    self.hooks.too_big()
                 self._gone(Closure(code, event.get("reason") or "", by))
                 return
 
