@@ -79,7 +79,7 @@ class PeerError(NexiosTrioError):
     """
 
     close_code: ClassVar[int] = 1008
-    status: ClassVar[int] = 403
+    status: int = 403
 
     @property
     def public_reason(self) -> str:
@@ -162,7 +162,7 @@ class AuthenticationError(PeerError):
     """
 
     close_code: ClassVar[int] = 4401
-    status: ClassVar[int] = 401
+    status: int = 401
 
     def __init__(self, cause: str = NO_CREDENTIALS) -> None:
         self.cause = cause
@@ -185,7 +185,7 @@ class PermissionDenied(PeerError):
     """
 
     close_code: ClassVar[int] = 4403
-    status: ClassVar[int] = 403
+    status: int = 403
 
     def __init__(self, cause: str = "") -> None:
         self.cause = cause
@@ -208,7 +208,7 @@ class LimitError(PeerError):
     """
 
     close_code: ClassVar[int] = 1008
-    status: ClassVar[int] = 429
+    status: int = 429
 
     def __init__(self, limit: str, bound: float, problem: str) -> None:
         self.limit = limit

@@ -339,12 +339,14 @@ class EngineTransport(Core):
         self._gone(Closure(close.code, close.reason, "peer"))
 
     def _violated(self, wire: Wire, failure: Failure) -> None:
-        if failure.code == 1009:
+        code, reason = failure.code, failure.reason
+        if code == 1009:
+            reason = f"a message has at most {self.max_message} bytes"
             self.hooks.too_big()
         if not self._close_sent:
             self._close_sent = True
-            self._write(wire.encode_close())
-        self._gone(Closure(failure.code, failure.reason, "local"))
+            self._write(wire.encode_close(code, reason))
+        self._gone(Closure(code, reason, "local"))
 
     # Reading no further
 
