@@ -93,7 +93,7 @@ class NexiosApp:
         trusted_hosts: Iterable[str] | None = None,
         proxy: Proxy | None = None,
         authenticate: Authenticator | None = None,
-        requires: Iterable[str] | str = (),
+        requires: Iterable[str] | str | None = None,
         rate_limit: RateLimit | Rate | str | Iterable[RateLimit | Rate | str] | None = None,
         on_invalid: OnInvalid | None = None,
         debug: bool = False,

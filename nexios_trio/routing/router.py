@@ -164,7 +164,7 @@ class WSRouter:
         **rules: Unpack[RuleOptions],
     ) -> None:
         self.prefix = _check_prefix(prefix)
-        self.rules = Rules.of(rules)
+        self.rules = Rules.of(rules).shared_as(f"router {id(self):x}")
         self.middleware = check_middleware(middleware)
         self.convertors = check_convertors(convertors)
         self._entries: list[WebsocketRoutes | _Mounted] = []

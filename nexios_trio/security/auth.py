@@ -34,6 +34,7 @@ from nexios_trio.exceptions import (
 )
 from nexios_trio.security.identity import Identity, has_scopes
 from nexios_trio.websockets.base import WebSocket
+from nexios_trio.websockets.verdict import leaves
 
 __all__ = [
     "AnyOf",
@@ -69,9 +70,9 @@ async def _verified(verify: Verify, token: str) -> Identity:
         result = verify(token)
         if inspect.isawaitable(result):
             result = await result
-    except (NexiosTrioError, HTTPException):
-        raise
     except Exception as error:
+        if all(isinstance(leaf, NexiosTrioError | HTTPException) for leaf in leaves(error)):
+            raise
         # Its text may well hold the token (a KeyError does), and would go to the log.
         raise UsageError(
             f"the check of a token raised {type(error).__name__} {_place_of(error)}; its text is not shown: "
@@ -97,7 +98,7 @@ def _place_of(error: Exception) -> str:
 def _identity(result: object, source: object) -> Identity | None:
     if result is None or isinstance(result, Identity):
         return result
-    if isinstance(result, bool):
+    if isinstance(result, bool | tuple):  # a tuple is what Starlette's authentication backends give
         raise WrongTypeError(
             f"{source!r} gave {result}; an authenticator gives the user or an Identity, or None for nobody"
         )
@@ -153,10 +154,12 @@ class SubprotocolToken:
 
     async def __call__(self, ws: WebSocket) -> Identity | None:
         """See `Authenticator`."""
-        tokens = [name for name in ws.subprotocols if name.startswith(self._prefix)]
+        lines = ",".join(ws.headers.getlist("sec-websocket-protocol"))
+        offered = [name for name in map(str.strip, lines.split(",")) if name]
+        tokens = [name for name in offered if name.startswith(self._prefix)]
         if not tokens:
             return None
-        others = [name for name in ws.subprotocols if name not in tokens]
+        others = [name for name in offered if name not in tokens]
         self._hide(ws, others)
         if not others:
             raise AuthenticationError("a token among the subprotocols, and no subprotocol beside it")
@@ -320,6 +323,7 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
     latest = ws._connection.expires_at  # an app inside does not prolong what the outer one has let in
     _note(ws, identity, required, latest)
     renew = identity.renew
+    ws._renewal = None
     if renew is not None:
 
         async def renewal(ws: WebSocket, token: str) -> None:

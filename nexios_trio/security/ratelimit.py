@@ -53,7 +53,7 @@ class RateLimit:
 
     ``RateLimit("10/s")``; ``RateLimit(Rate(100, per=60, burst=20), bytes="64KiB/s", per="user",
     action="close")``. One limit given to several routes counts for each route by itself, unless it has a
-    ``name``.
+    ``name``; one given to an app or a router counts for all its routes together.
     """
 
     messages: Rate | None = field(default=None, converter=_rate)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypedDict, TypeVar, cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nexios_trio.config import Rate
 from nexios_trio.exceptions import AuthenticationError, WrongTypeError, WrongValueError
@@ -26,7 +26,7 @@ class RuleOptions(TypedDict, total=False):
 
     authenticate: Authenticator | None
     """Who the client is; the innermost counts. See `nexios_trio.security.auth`."""
-    requires: Iterable[str] | str
+    requires: Iterable[str] | str | None
     """Scopes that the client must have; those of app, router, route and handler together."""
     rate_limit: RateLimit | Rate | str | Iterable[RateLimit | Rate | str] | None
     """What the client may send; all hold."""
@@ -34,7 +34,9 @@ class RuleOptions(TypedDict, total=False):
     """What becomes of a bad JSON message; the innermost counts."""
 
 
-def _scopes(scopes: Iterable[str] | str) -> tuple[str, ...]:
+def _scopes(scopes: Iterable[str] | str | None) -> tuple[str, ...]:
+    if scopes is None:
+        return ()
     named: tuple[object, ...] = (scopes,)
     if not isinstance(scopes, str) and isinstance(scopes, Iterable):
         named = tuple(scopes)
@@ -84,21 +86,31 @@ class Rules:
     @classmethod
     def marked(cls, handler: object) -> Rules:
         """Those that decorators have put on a handler, in whatever order it was registered and decorated."""
-        rules: Rules = getattr(handler, RULES_MARK, _NONE)
         if isinstance(handler, functools.partial):
-            return cls.marked(handler.func).around(rules)
-        if not inspect.isroutine(handler):  # an object with a marked __call__
-            rules = getattr(type(handler).__call__, RULES_MARK, _NONE).around(rules)
-        return rules
+            return cls.marked(handler.func).around(getattr(handler, RULES_MARK, _NONE))
+        if inspect.isroutine(handler):
+            return cast("Rules", getattr(handler, RULES_MARK, _NONE))
+        # An object: its __call__, its class and the bases of that, and itself
+        places = [type(handler).__call__, *reversed(type(handler).__mro__), handler]
+        marks: list[Rules] = [getattr(place, "__dict__", {}).get(RULES_MARK, _NONE) for place in places]
+        return functools.reduce(Rules.around, marks)
 
     def around(self, inner: Rules) -> Rules:
         """Both together: these are the outer ones."""
         return Rules(
             inner.authenticate or self.authenticate,
             tuple(dict.fromkeys((*self.requires, *inner.requires))),
-            (*self.rate_limits, *inner.rate_limits),
+            tuple(dict.fromkeys((*self.rate_limits, *inner.rate_limits))),
             inner.on_invalid or self.on_invalid,
         )
+
+    def shared_as(self, name: str) -> Rules:
+        """With rate limits that count together for all routes that have them: those of an app or a router."""
+        limits = [
+            limit if limit.name is not None or limit.per == ("connection",) else evolve(limit, name=name)
+            for limit in self.rate_limits
+        ]
+        return evolve(self, rate_limits=tuple(limits))
 
     def __bool__(self) -> bool:
         return self != _NONE

@@ -136,9 +136,10 @@ def test_an_idle_bucket_is_a_fresh_one(before: Traffic, after: Traffic) -> None:
     old, fresh = Bucket(rate), Bucket(rate)
     admissions(old, calls)
     now = calls[-1][3]
-    while not old.idle(now):
-        # A burst may be had a billionth of one before the bucket is full.
-        now += old.wait(rate.burst, now) + 1e-9 * rate.burst / rate.per_second + 2 * math.ulp(now)
+    # A burst may be had a billionth of one before the bucket is full.
+    now += old.wait(rate.burst, now) + 2e-9 * rate.burst / rate.per_second
+    now += 2 * math.ulp(now)
+    assert old.idle(now)
     for kind, _key, share, later in after[1]:
         time = now + (later - after[1][0][3])
         amount = share / after[0].burst * rate.burst

@@ -917,6 +917,22 @@ async def test_whose_messages_count_together(
     assert hall.app.guard.counts["rate_limit.drop"] == refused
 
 
+async def test_a_limit_of_the_app_counts_for_all_its_routes_together(autojump_clock: MockClock) -> None:
+    hall = Hall(on_app=once(per="user"))
+    async with TestClient(hall.app) as client:
+        assert await hall.say(client, "1", user="ada")
+        assert not await hall.say(client, "2", user="ada", path="/b/1")
+        assert await hall.say(client, "3", user="bob", path="/b/1")
+
+
+async def test_a_limit_that_app_and_route_both_have_counts_once(autojump_clock: MockClock) -> None:
+    limit = RateLimit(Rate(1, per=1000, burst=2), action="drop", per="user", name="all")
+    hall = Hall(on_app=limit, on_route=limit)
+    async with TestClient(hall.app) as client:
+        said = [await hall.say(client, str(number), user="ada") for number in range(3)]
+    assert said == [True, True, False]
+
+
 async def test_one_limit_on_two_routes_counts_for_each(autojump_clock: MockClock) -> None:
     limit = once(per="user")
     hall = Hall(on_route=limit, on_other=limit)
