@@ -167,5 +167,3 @@ def _address(ask: Callable[[], Any]) -> tuple[str, int] | None:
     except OSError:
         return None
     return (name[0], name[1]) if isinstance(name, tuple) else None
-
-

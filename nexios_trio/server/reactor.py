@@ -73,8 +73,8 @@ class _Timers:
 
 
 class EpollReactor(_Timers):
-    """All sockets in one epoll object, whose own file descriptor Trio waits for: no task, and no system call but
-    recv and send, per message."""
+    """All sockets in one epoll object, whose own file descriptor Trio waits for: no task, and no system call
+    but recv and send, per message."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -65,7 +65,13 @@ class TestServer:
 
 @asynccontextmanager
 async def serve(
-    app: ASGIApp, *, host: str = "127.0.0.1", drain_window: float = 0.0, runner: bool = True, fast_lane: bool = False, **config: Any
+    app: ASGIApp,
+    *,
+    host: str = "127.0.0.1",
+    drain_window: float = 0.0,
+    runner: bool = True,
+    fast_lane: bool = False,
+    **config: Any,
 ) -> AsyncIterator[TestServer]:
     """Serve ``app`` on a free port by hypercorn's Trio worker for the length of the block.
 

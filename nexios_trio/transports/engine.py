@@ -1,7 +1,7 @@
 """The fast lane: a connection on a socket that a reactor watches, without a task of its own.
 
-What comes is parsed where the reactor finds it and goes into the inbox; what is sent goes straight to the socket.
-Only what the kernel does not take waits, and the reactor sends it when there is room again.
+What comes is parsed where the reactor finds it and goes into the inbox; what is sent goes straight to the
+socket. Only what the kernel does not take waits, and the reactor sends it when there is room again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any, Final, Protocol
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from nexios_trio.config import Heartbeat, Limits, Overflow
+from nexios_trio.config import Heartbeat, Limits
 from nexios_trio.transports.base import Closure
 from nexios_trio.transports.core import Core
+from nexios_trio.transports.direct import DirectOutbox
 from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
-from nexios_trio.transports.outbox import Drops, Entry, Outbox
+from nexios_trio.transports.outbox import Entry, Outbox
+from nexios_trio.transports.pings import Pings, PingsDue
 from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.wire import (
     Agreement,
@@ -41,8 +43,8 @@ from nexios_trio.wire import (
 __all__ = ["TRANSPORT", "EngineTransport", "Reactor"]
 
 TRANSPORT: Final = "nexios_trio.transport"
-"""Under this key of ``scope["extensions"]`` the engine hands its transport to an app that knows what to do with
-it; ASGI's ``receive`` and ``send`` are that transport's methods."""
+"""Under this key of ``scope["extensions"]`` the engine hands its transport to an app that knows what to do
+with it; ASGI's ``receive`` and ``send`` are that transport's methods."""
 
 READ_BYTES: Final = 1 << 16
 """What is read from a socket at a time."""
@@ -51,8 +53,8 @@ WRITE_BYTES: Final = 1 << 16
 EARLY_BYTES: Final = 1 << 16
 """What a client may send before it is accepted."""
 LINGER: Final = 2.0
-"""Seconds that we read on, and throw away, after the last word: closing TCP on unread bytes would make the kernel
-reset it, and the client might lose what we said."""
+"""Seconds that we read on, and throw away, after the last word: closing TCP on unread bytes would make the
+kernel reset it, and the client might lose what we said."""
 
 _BUSY: Final = (BlockingIOError, InterruptedError)
 
@@ -72,32 +74,6 @@ class Reactor(Protocol):
         """Call ``transport.tick(now)`` at ``due``, or before."""
 
 
-class DirectOutbox(Outbox):
-    """An outbox that only fills while the socket takes nothing."""
-
-    __slots__ = ("_transport",)
-
-    def __init__(self, limits: Limits, transport: EngineTransport) -> None:
-        super().__init__(limits.outbox_messages, limits.outbox_bytes)
-        self._transport = transport
-
-    def offer(self, entry: Entry, overflow: Overflow, counters: Drops) -> bool:
-        if not self.closed and not self._entries and self._transport.send_now(entry):
-            return True
-        return super().offer(entry, overflow, counters)
-
-    def put_nowait(self, entry: Entry) -> bool:
-        if not self.closed and not self._entries and self._transport.send_now(entry):
-            return True
-        return super().put_nowait(entry)
-
-    async def wait_sent(self) -> None:
-        while not self._thrown_away and (self._entries or self._transport.unsent):
-            if self._idle is None:
-                self._idle = trio.Event()
-            await self._idle.wait()
-
-
 class EngineTransport(Core):
     """See `nexios_trio.transports.base.Transport`."""
 
@@ -106,25 +82,23 @@ class EngineTransport(Core):
         "_alarm",
         "_alarm_at",
         "_deflate",
+        "_drained",
         "_early",
         "_ended",
+        "_failed",
         "_heard",
         "_heartbeat",
         "_limits",
-        "_next_ping",
         "_pending",
-        "_ping_number",
-        "_pinged",
+        "_pings",
         "_progress",
         "_reactor",
         "_recv",
         "_request",
         "_send_raw",
         "_streak",
-        "_unanswered",
         "_unread_by",
         "_wire",
-        "latency",
         "on_answer",
         "reading",
         "scheduled",
@@ -173,15 +147,13 @@ class EngineTransport(Core):
         """The reactor's note of what it watches for."""
         self.scheduled = math.inf
         """The reactor's note of the next `tick`."""
+        self._failed = False
+        """The peer broke the protocol, and may be sending still."""
+        self._drained: trio.Event | None = None
         self._ended = False
         """Nothing more is to be had from this socket."""
         self._heard = self._progress = reactor.now
-        self._pinged: float | None = None
-        self._ping_number = 0
-        self._next_ping = self._unanswered = math.inf
-        """When to ping next, and since when a Ping waits for a sign of life."""
-        self.latency: float | None = None
-        """Seconds between the last Ping and its Pong; None: none has come back yet."""
+        self._pings: Pings | None = None
         self._unread_by = math.inf
         self._alarm_at = math.inf
         self._alarm: Callable[[float], float] | None = None
@@ -234,7 +206,8 @@ class EngineTransport(Core):
             elif kind is Ping:
                 answers = True
             elif kind is Pong:
-                self._pong(event.payload)  # type: ignore[union-attr]
+                if self._pings is not None:
+                    self._pings.answered(event.payload, trio.current_time())  # type: ignore[union-attr]
             elif kind is Close:
                 self._closed_by_peer(wire, event)  # type: ignore[arg-type]
             else:
@@ -259,6 +232,8 @@ class EngineTransport(Core):
             if not pending and not self._refill():
                 self.writing = False
                 self._reactor.watch(self)
+                if self._drained is not None:
+                    self._drained.set()
                 return
             try:
                 sent = self.sock.sendmsg([*pending][:64])
@@ -317,6 +292,8 @@ class EngineTransport(Core):
         self._pending.clear()
         self.unsent = 0
         self._stop_watching()
+        if self._drained is not None:
+            self._drained.set()
         if error.errno == errno.ETIMEDOUT:
             reason = "heartbeat timeout"
         self.lost(reason)
@@ -326,11 +303,6 @@ class EngineTransport(Core):
         self._reactor.forget(self)
 
     # Frames
-
-    def _pong(self, payload: bytes) -> None:
-        if self._pinged is not None and payload == self._ping_number.to_bytes(4):
-            self.latency = trio.current_time() - self._pinged
-            self._pinged = None
 
     def _closed_by_peer(self, wire: Wire, close: Close) -> None:
         if not self._close_sent:
@@ -346,6 +318,7 @@ class EngineTransport(Core):
         if not self._close_sent:
             self._close_sent = True
             self._write(wire.encode_close(code, reason))
+        self._failed = True
         self._gone(Closure(code, reason, "local"))
 
     # Reading no further
@@ -357,7 +330,7 @@ class EngineTransport(Core):
         self.inbox.when_taken(self._relieve)
         if self.unread_timeout != math.inf:
             self._unread_by = trio.current_time() + self.unread_timeout
-            self._reactor.wake_at(self, self._unread_by)
+            self._wake_at(self._unread_by)
 
     def _relieve(self) -> None:
         if self.inbox.full:
@@ -368,7 +341,6 @@ class EngineTransport(Core):
         self.choked = False
         self._unread_by = math.inf
         self.received_at = self._heard = trio.current_time()
-        self._pinged = None
         if not self._ended:
             self.reading = True
             self._reactor.watch(self)
@@ -378,8 +350,17 @@ class EngineTransport(Core):
     def set_alarm(self, alarm: Callable[[float], float], due: float) -> None:
         """Call ``alarm(now)`` at ``due``; it gives when to be called next. Replaces the former one."""
         self._alarm, self._alarm_at = alarm, due
-        if due < self.scheduled:
-            self._reactor.wake_at(self, due)
+        self._wake_at(due)
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last answered Ping to its Pong; None: none was answered yet."""
+        return None if self._pings is None else self._pings.latency
+
+    @property
+    def _patience(self) -> float:
+        """How long a client may take nothing of what waits for it."""
+        return math.inf if self._heartbeat is None else self._heartbeat.timeout
 
     def tick(self, now: float) -> float:
         """Do what is due; gives when to be called next."""
@@ -392,36 +373,23 @@ class EngineTransport(Core):
             self._unread_by = now + self.unread_timeout
             self.hooks.unread()
         due = min(self._alarm_at, self._unread_by)
-        heartbeat = self._heartbeat
-        if heartbeat is None or self._wire is None:
-            return due
         if self.unsent:
-            if now >= self._progress + heartbeat.timeout:
+            if now >= self._progress + self._patience:
                 self._broken(OSError(errno.ETIMEDOUT, "the client does not read"))
                 return due
-            due = min(due, self._progress + heartbeat.timeout)
-        if self.state is State.OPEN:
-            due = min(due, self._beat(now, heartbeat))
+            due = min(due, self._progress + self._patience)
+        pings = self._pings
+        if pings is not None and self.state is State.OPEN:
+            match pings.check(now, self._heard, listening=not self.choked):
+                case PingsDue.DEAD:
+                    self.declare_dead("heartbeat timeout")
+                case PingsDue.PING if self._wire is not None and not self.unsent:
+                    # One behind what is not read would measure nothing.
+                    self._write(self._wire.encode_ping(pings.payload(now)))
+                case _:
+                    pass
+            due = min(due, pings.due)
         return due
-
-    def _beat(self, now: float, heartbeat: Heartbeat) -> float:
-        if self._heard >= self._unanswered:
-            self._unanswered = math.inf  # whatever came since shows that it lives
-        if now >= self._unanswered + heartbeat.timeout and not self.choked:
-            self.declare_dead("heartbeat timeout")
-            return math.inf
-        if now >= self._next_ping:
-            self._next_ping = now + heartbeat.interval
-            self._unanswered = min(self._unanswered, now)
-            self._ping(now)
-        return min(self._next_ping, self._unanswered + heartbeat.timeout)
-
-    def _ping(self, now: float) -> None:
-        assert self._wire is not None
-        self._ping_number = (self._ping_number + 1) & 0xFFFFFFFF
-        self._pinged = now
-        if not self.unsent:  # a Ping behind what is not read measures nothing, and nobody reads it
-            self._write(self._wire.encode_ping(self._ping_number.to_bytes(4)))
 
     # The handshake
 
@@ -461,13 +429,13 @@ class EngineTransport(Core):
             self._reactor.watch(self)
 
     def _begin_heartbeat(self) -> None:
-        heartbeat = self._heartbeat
-        if heartbeat is None:
-            return
-        now = trio.current_time()
-        self._next_ping = now + heartbeat.interval
-        if self._next_ping < self.scheduled:
-            self._reactor.wake_at(self, self._next_ping)
+        if self._heartbeat is not None:
+            self._pings = Pings(self._heartbeat, trio.current_time())
+            self._wake_at(self._pings.due)
+
+    def _wake_at(self, due: float) -> None:
+        if due < self.scheduled:
+            self._reactor.wake_at(self, due)
 
     def _answered(self, status: int) -> None:
         if self.on_answer is not None:
@@ -578,10 +546,9 @@ class EngineTransport(Core):
         self._pending.append(memoryview(frame)[sent:] if sent else frame)
         self.unsent += len(frame) - sent
         self.writing = True
-        now = self._progress = trio.current_time()
+        self._progress = trio.current_time()
         self._reactor.watch(self)
-        if self._heartbeat is not None and now + self._heartbeat.timeout < self.scheduled:
-            self._reactor.wake_at(self, now + self._heartbeat.timeout)
+        self._wake_at(self._progress + self._patience)
 
     # The end
 
@@ -602,12 +569,13 @@ class EngineTransport(Core):
             self._answered(403)
 
     async def finish(self) -> None:
-        """Let the last words out, within `close_timeout`; then close TCP. To be called once the app has ended."""
-        self._heartbeat = None
+        """Let the last words out, within `close_timeout`; then close TCP. For once the app has ended."""
+        self._pings = None
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self.close_timeout):
-                while self.unsent and not self._ended:
-                    await trio.sleep(0.01)
+                if self.unsent and not self._ended:
+                    self._drained = trio.Event()
+                    await self._drained.wait()
             if not self._ended and not self._finished_cleanly():
                 await self._linger()
         self._ended = True

@@ -54,7 +54,7 @@ class Entry:
         return self._wire
 
     def compressed(self, settings: Deflate, window_bits: int) -> bytes:
-        """The same with permessage-deflate, for all whose compression keeps no context (RFC 7692 §7.1.1.1)."""
+        """The same with permessage-deflate, for whose compression keeps no context (RFC 7692 §7.1.1.1)."""
         if self._compressed is None:
             self._compressed = {}
         frame = self._compressed.get(window_bits)

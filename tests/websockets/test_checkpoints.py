@@ -56,7 +56,7 @@ class Watch:
         transport = ws._transport
         assert len(self.app.connections) == 0
         assert transport.state in (State.CLOSED, State.REJECTED)
-        assert not transport._sending
+        assert not getattr(transport, "_sending", False)
         assert not transport._queue
 
 
