@@ -36,7 +36,16 @@ def main() -> None:
     metavar="SECONDS",
     help=f"Spread the closing of connections at shutdown over this time.  [default: {DRAIN_WINDOW:g}]",
 )
-def run(application: str, hypercorn_options: tuple[str, ...], drain_window: float | None) -> None:
+@click.option(
+    "--server",
+    type=click.Choice(["hypercorn", "engine"]),
+    default="hypercorn",
+    show_default=True,
+    help="Who serves plain WebSockets: hypercorn, or our engine. All else is hypercorn's.",
+)
+def run(
+    application: str, hypercorn_options: tuple[str, ...], drain_window: float | None, server: str
+) -> None:
     """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
 
     All options of the hypercorn command are taken and mean the same, among them: --bind HOST:PORT,
@@ -47,7 +56,8 @@ def run(application: str, hypercorn_options: tuple[str, ...], drain_window: floa
     accepting, close every connection with 1012 (service restart), give handlers their grace and exit
     with 0. A second Ctrl-C does not wait.
     """
-    sys.exit(run_server(application, list(hypercorn_options), drain_window))
+    fast_lane = server == "engine"
+    sys.exit(run_server(application, list(hypercorn_options), drain_window, fast_lane=fast_lane))
 
 
 @main.command(context_settings=_HELP)

@@ -37,9 +37,13 @@ _CANNOT_BIND: Final = frozenset(
 )
 
 
-def run(application: str, arguments: list[str], drain_window: float | None = None) -> int:
+def run(
+    application: str, arguments: list[str], drain_window: float | None = None, *, fast_lane: bool = False
+) -> int:
     """Serve ``application`` (``module:app``) with hypercorn's own command line ``arguments`` and process
     management; returns the exit code. Blocks.
+
+    With ``fast_lane`` plain WebSockets are served by our engine.
     """
     parsed: list[Config] = []
 
@@ -51,6 +55,7 @@ def run(application: str, arguments: list[str], drain_window: float | None = Non
         hypercorn.__main__.main([application, *arguments])
     (config,) = parsed
     config.worker_class = "trio"
+    config.fast_lane = fast_lane  # type: ignore[attr-defined]
     if drain_window is not None:
         config.drain_window = drain_window  # type: ignore[attr-defined]
     if (problem := _problem(config)) is not None:
@@ -164,6 +169,7 @@ async def _work(
             shutdown=wait_shutdown,
             hurry=hurry.wait,
             drain_window=drain_window,
+            fast_lane=getattr(config, "fast_lane", False),
         )
 
 

@@ -74,6 +74,8 @@ class AsgiTransport(Core):
 
     __slots__ = ("_atomic", "_patience", "_queue", "_receive", "_send", "_sending", "_streak")
 
+    latency: Final = None
+    """ASGI tells nothing of Pongs."""
     self_driven: Final = False
     """It takes a reader task that awaits `read`, and for an outbox a writer task that awaits `write`."""
 

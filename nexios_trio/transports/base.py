@@ -36,6 +36,10 @@ class Transport(Protocol):
     take: Callable[[], Awaitable[str | bytes]]
     accepted_early: bool
 
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last answered Ping to its Pong, where it is known."""
+
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Complete the opening handshake."""
 

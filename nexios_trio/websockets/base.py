@@ -171,6 +171,12 @@ class WebSocket(HTTPConnection):
             return WebSocketState.DISCONNECTED
         return _CLIENT_STATE[self._transport.state]
 
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last answered Ping to its Pong (RFC 6455 §5.5.2); None: none was answered yet, or
+        the server does not say (only the engine does)."""
+        return self._transport.latency
+
     def is_connected(self) -> bool:
         """Whether a message can be sent now (Nexios' name). A ``True`` may be outdated the next moment:
         catch `WebSocketDisconnect` rather than ask first."""
