@@ -79,10 +79,12 @@ class Intake:
                     return data
                 self._held = _Held(data, trio.current_time() + wait)
             held = self._held
-            await self._wait_until(held.until)
+            in_time = await self._wait_until(held.until)
             if self._held is held:
                 self._held = None
-                return held.data
+                if in_time:
+                    return held.data
+                self._drop()
 
     @property
     def holds(self) -> bool:
@@ -93,8 +95,12 @@ class Intake:
         """The message that `passes` has kept, when its time has come. Cancelled, it is still kept."""
         held = self._held_for_type
         assert held is not None
-        await self._wait_until(held.until)
-        self._held_for_type, self._judged = None, True
+        in_time = await self._wait_until(held.until)
+        self._held_for_type = None
+        if not in_time:
+            self._drop()
+            return await self.next()
+        self._judged = True
         return held.data
 
     def passes(self, data: str | bytes, kind: str | None) -> bool:
@@ -125,16 +131,24 @@ class Intake:
             wait = meter.wait(size, kind, now)
             if wait == math.inf or (wait > 0 and meter.action != "delay"):
                 if meter.action == "drop":
-                    counts["rate_limit.drop"] += 1
+                    self._drop()
                     return None
                 counts["rate_limit.close"] += 1
                 self._close()
+            if wait > 0 and self._over:
+                self._drop()
+                return None
         wait = max(meter.reserve(size, kind, now) for meter in meters)
-        if self._connection.transport.closure is not None:
-            return 0.0  # there is nobody left to slow down
         if wait > 0:
             counts["rate_limit.delay"] += 1
         return wait
+
+    @property
+    def _over(self) -> bool:
+        return self._connection.transport.closure is not None
+
+    def _drop(self) -> None:
+        self._connection.counts["rate_limit.drop"] += 1
 
     def _close(self) -> None:
         self._connection.close_soon(1008, "rate limit exceeded")
@@ -143,7 +157,9 @@ class Intake:
         assert closure is not None
         raise closure.error()
 
-    async def _wait_until(self, deadline: float) -> None:
+    async def _wait_until(self, deadline: float) -> bool:
+        """Whether the time has come; False: the connection has ended before, and what waits is dropped. Or
+        who leaves and comes back would be held to no rate."""
         connection = self._connection
         connection.delayed = True
         with trio.CancelScope(deadline=deadline) as over:
@@ -153,3 +169,4 @@ class Intake:
             finally:
                 connection.not_at_end(over.cancel)
                 connection.delayed = False
+        return not self._over or trio.current_time() >= deadline
