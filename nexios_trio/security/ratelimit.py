@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 
@@ -71,8 +70,8 @@ class RateLimit:
     Known only to `receive_json`, `iter_json` and consumers with ``encoding = "json"``."""
     action: Action = field(default="delay", kw_only=True)
     """Beyond the rate: ``"delay"``, the handler gets the message later, and the client is slowed down by
-    backpressure; ``"drop"``, the handler never gets it; ``"close"``, with 1008. What would be delayed for
-    more than `longest_delay` closes."""
+    backpressure; ``"drop"``, the handler never gets it; ``"close"``, with 1008. Delayed, what can never pass
+    closes."""
     name: str | None = field(default=None, kw_only=True)
     """Limits of the same name and values count together, whatever their routes."""
 
@@ -83,17 +82,6 @@ class RateLimit:
             raise WrongValueError(f"a burst of {self.messages.burst:g} lets no message pass; give 1 or more")
         if self.action not in _ACTIONS:
             raise WrongValueError(f'action is "delay", "drop" or "close", not {self.action!r}')
-
-    @property
-    def longest_delay(self) -> float:
-        """Seconds that a message may wait: a minute, or twice what a rate takes for one message, or for a
-        burst of bytes, if that is more. Beyond it others who share the limit would wait without an end."""
-        slowest = 30.0
-        if self.messages is not None:
-            slowest = max(slowest, 1 / self.messages.per_second)
-        if self.bytes is not None:
-            slowest = max(slowest, self.bytes.burst / self.bytes.per_second)
-        return 2 * slowest
 
     @classmethod
     def of(cls, limit: RateLimit | Rate | str) -> RateLimit:
@@ -123,8 +111,6 @@ class Counter(Protocol):
 
     def take(self, key: Hashable, amount: float, now: float) -> bool: ...
 
-    def reserve(self, key: Hashable, amount: float, now: float) -> float: ...
-
 
 class _Own:
     __slots__ = ("_bucket",)
@@ -137,9 +123,6 @@ class _Own:
 
     def take(self, _key: Hashable, amount: float, now: float) -> bool:
         return self._bucket.take(amount, now)
-
-    def reserve(self, _key: Hashable, amount: float, now: float) -> float:
-        return self._bucket.reserve(amount, now)
 
 
 _own = cast("Callable[[Rate], Counter]", _Own)
@@ -180,29 +163,24 @@ class _Meter:
         self._types = limit.types
         self._counters = (messages, volume)
         self._key = key
-        self._longest = limit.longest_delay
 
     def wait(self, size: int, kind: str | None, now: float) -> float:
-        wait = self._ask("wait", size, kind, now)
-        return wait if wait <= self._longest else math.inf
-
-    def reserve(self, size: int, kind: str | None, now: float) -> float:
-        return self._ask("reserve", size, kind, now)
-
-    def _ask(self, what: Literal["wait", "reserve"], size: int, kind: str | None, now: float) -> float:
-        if self.typed and kind not in self._types:
-            return 0.0
-        key = self._key()
-        if key is None:
-            return 0.0
-        if self.typed:
-            key = (key, kind)
-        wait = 0.0
+        wait, key = 0.0, self._key_for(kind)
         for counter, amount in zip(self._counters, (1, size), strict=True):
-            if counter is not None:
-                if what == "reserve":
-                    wait = max(wait, counter.reserve(key, amount, now))
-                elif (needed := counter.wait(key, amount, now)) > 0:
-                    wait = max(wait, needed)
-                    counter.take(key, amount, now)  # refused, and so remembered for as long as it asks
+            if key is not None and counter is not None and (needed := counter.wait(key, amount, now)) > 0:
+                wait = max(wait, needed)
+                counter.take(key, amount, now)  # refused, and so remembered for as long as it asks
         return wait
+
+    def count(self, size: int, kind: str | None, now: float) -> None:
+        key = self._key_for(kind)
+        for counter, amount in zip(self._counters, (1, size), strict=True):
+            if key is not None and counter is not None:
+                counter.take(key, amount, now)
+
+    def _key_for(self, kind: str | None) -> Hashable:
+        """None: this limit does not hold for the message."""
+        if not self.typed:
+            return self._key()
+        key = self._key() if kind in self._types else None
+        return None if key is None else (key, kind)

@@ -7,7 +7,6 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import msgspec
@@ -469,26 +468,10 @@ async def test_who_leaves_and_comes_back_is_held_to_the_rate(autojump_clock: Moc
         async with client.connect("/") as ws:
             before = trio.current_time()
             await ws.send_text("polite")
-            while "polite" not in notes.values:
-                await trio.sleep(1)
-            assert trio.current_time() - before < 400  # not what a hundred messages would cost
-    assert len(notes.values) <= 7
-
-
-async def test_a_message_that_would_wait_too_long_closes(autojump_clock: MockClock) -> None:
-    notes = Notes()
-    app = NexiosApp()
-    limit = RateLimit("1/s", per="route")
-    assert limit.longest_delay == 60
-    app.add_ws_route("/", reading(notes), rate_limit=limit)
-    async with TestClient(app, timeout=500) as client, AsyncExitStack() as stack:
-        everybody = [await stack.enter_async_context(client.connect("/")) for _ in range(63)]
-        for ws in everybody:
-            await ws.send_text("x")
-        await wait_all_tasks_blocked()
-        assert app.guard.counts["rate_limit.close"] == 2
-        await trio.sleep(100)
-    assert len(notes.values) == 61
+            await trio.sleep(200)
+            assert "polite" in notes.values
+            assert notes.times[notes.values.index("polite")] - before <= 61
+    assert len(notes.values) == 2
 
 
 @pytest.mark.parametrize("how", ["close", "kick", "drain"])
