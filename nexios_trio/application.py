@@ -29,7 +29,7 @@ from nexios_trio.lifespan import (
     mounted_lifespans,
     run_lifespan,
 )
-from nexios_trio.routing.handlers import Handler
+from nexios_trio.routing.handlers import Handler, name_of
 from nexios_trio.routing.middleware import CONNECTION, AnyMiddleware, check_middleware, wrap
 from nexios_trio.routing.paths import check_path, route_path
 from nexios_trio.routing.router import ResolvedRoute, WebsocketRoutes, WSRouter
@@ -38,7 +38,7 @@ from nexios_trio.security.guard import Guard, Refusal
 from nexios_trio.security.origin import OriginRule
 from nexios_trio.security.proxy import Proxy
 from nexios_trio.security.ratelimit import RateLimit
-from nexios_trio.security.rules import RuleOptions
+from nexios_trio.security.rules import RuleOptions, Rules
 from nexios_trio.supervision import OnCrash, Supervisor
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.transports.engine import TRANSPORT, EngineTransport
@@ -208,6 +208,11 @@ class NexiosApp:
         name: str | None = None,
     ) -> None:
         """Add a Starlette endpoint."""
+        if Rules.marked(endpoint):
+            raise WrongTypeError(
+                f"our @requires and @rate_limit hold for WebSockets; for the HTTP endpoint "
+                f"{name_of(endpoint)} use starlette.authentication.requires"
+            )
         self.http_router.routes.append(Route(check_path(path), endpoint, methods=methods, name=name))
 
     def get(self, path: str, *, name: str | None = None) -> Callable[[F], F]:
@@ -465,9 +470,10 @@ class NexiosApp:
         for route in self.http_router.routes:
             match, child = route.matches(scope)
             if match is Match.FULL:
-                if self.ws_router.rules:
+                rules = self.ws_router.rules.around(Rules.marked(getattr(route, "endpoint", None)))
+                if rules:
                     with scope[CONNECTION].websocket(scope, receive, send) as ws:
-                        await self.ws_router.rules.enforce(ws)
+                        await rules.enforce(ws)
                 await route.handle({**scope, **child}, receive, send)
                 return
         with scope[CONNECTION].websocket(scope, receive, send) as ws:

@@ -21,6 +21,7 @@ __all__ = [
     "NO_CREDENTIALS",
     "AuthenticationError",
     "ConcurrentReceiveError",
+    "GroupNameError",
     "InvalidJSON",
     "LimitError",
     "MessageTypeError",
@@ -194,6 +195,18 @@ class PermissionDenied(PeerError):
     @property
     def public_reason(self) -> str:
         return "permission denied"
+
+    @property
+    def log_reason(self) -> str:
+        return str(self)
+
+
+class GroupNameError(PeerError, WrongValueError):
+    """A group's name that cannot be one; a client may have chosen it. Unhandled, it closes with 1008."""
+
+    @property
+    def public_reason(self) -> str:
+        return "no name for a group"
 
     @property
     def log_reason(self) -> str:

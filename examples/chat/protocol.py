@@ -26,8 +26,6 @@ class Join(Struct, tag="join"):
 
     def __post_init__(self) -> None:
         self.name = " ".join("".join(filter(str.isprintable, self.name)).split())
-        if not self.name:
-            raise ValueError("a name needs a visible character")
 
 
 class Say(Struct, tag="say"):

@@ -72,6 +72,8 @@ async def chat(ws: WebSocket) -> None:
         join = await ws.receive_json(type=Join)  # anything else closes with 1007 and says what is wrong
     if patience.cancelled_caught:
         raise WebSocketException(1008, "the first message is a join")
+    if not join.name:
+        raise WebSocketException(1007, "a name needs a visible character")
     async with AsyncExitStack() as stack:
         async with ws.state.door:  # one by one, so that no two take the same name
             name, group = await find_place(ws, join)

@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-import msgspec
 import trio
 from attrs import evolve
 from starlette.exceptions import HTTPException
@@ -26,6 +25,7 @@ from starlette.exceptions import HTTPException
 from nexios_trio.exceptions import (
     AuthenticationError,
     NexiosTrioError,
+    PeerError,
     PermissionDenied,
     UsageError,
     WebSocketDisconnect,
@@ -33,6 +33,7 @@ from nexios_trio.exceptions import (
     WrongValueError,
 )
 from nexios_trio.security.identity import Identity, has_scopes
+from nexios_trio.websockets import codec
 from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.verdict import leaves
 
@@ -99,9 +100,13 @@ def _identity(result: object, source: object) -> Identity | None:
     if result is None or isinstance(result, Identity):
         return result
     if isinstance(result, bool | tuple):  # a tuple is what Starlette's authentication backends give
+        name = getattr(source, "__qualname__", None) or type(source).__qualname__
         raise WrongTypeError(
-            f"{source!r} gave {result}; an authenticator gives the user or an Identity, or None for nobody"
+            f"{name} gave a {type(result).__name__}; an authenticator gives the user or an Identity, or None "
+            "for nobody"
         )
+    if result == "" or getattr(result, "is_authenticated", True) is False:
+        return None  # as Starlette's UnauthenticatedUser says of itself
     return Identity(result)
 
 
@@ -216,8 +221,8 @@ class SessionUser:
 def _token_of(message: str | bytes) -> str | None:
     """The token in ``{"token": "…"}``."""
     try:
-        value = msgspec.json.decode(message, type=dict[str, Any])
-    except (ValueError, RecursionError):
+        value = codec.decode(message, dict[str, Any], depth=8, items=100)  # nobody knows yet who it is
+    except PeerError:
         return None
     token = value.get("token")
     return token if isinstance(token, str) else None
@@ -325,15 +330,20 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
     renew = identity.renew
     ws._renewal = None
     if renew is not None:
+        begun = applied = 0
 
         async def renewal(ws: WebSocket, token: str) -> None:
+            nonlocal begun, applied
+            begun = mine = begun + 1
             fresh = _identity(await renew(token), renew)
             if fresh is None:
                 raise AuthenticationError("the new token is not known")
             same = fresh.user == identity.user if identity.user_id is None else True
             if fresh.user_id != identity.user_id or not same:
                 raise AuthenticationError("the new token is another user's")
-            _note(ws, fresh, required, latest)
+            if mine > applied:  # a slow check of an older token does not undo a newer one
+                applied = mine
+                _note(ws, fresh, required, latest)
 
         ws._renewal = renewal
 
@@ -345,8 +355,12 @@ def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...], latest: 
     check_scopes(identity.auth, required)
     if identity.user_id is not None:
         ws.identify(identity.user_id)
-    ws.scope["user"], ws.scope["auth"] = identity.user, identity.auth
-    deadline = math.inf if remaining is None else trio.current_time() + remaining
+    now = trio.current_time()
+    deadline = math.inf if remaining is None else now + remaining
+    auth = identity.auth
+    if latest < deadline:
+        auth = evolve(auth, expires=time.time() + latest - now)
+    ws.scope["user"], ws.scope["auth"] = identity.user, auth
     ws._connection.expire_at(min(deadline, latest))
 
 

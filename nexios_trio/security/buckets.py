@@ -173,7 +173,7 @@ class BucketTable:
 
     A full table that finds none idle among those few forgets the least recently used one, whose key starts
     afresh, and counts it in ``evicted``. A refused `take` is a use, so a flood is not forgotten while it
-    lasts; `wait` is none, so ask `take` first.
+    lasts; `wait` is none.
     """
 
     def __init__(self, rate: Rate, max_keys: int = 100_000) -> None:

@@ -30,6 +30,15 @@ _LOGGED: Final = Rate(10, burst=50)
 """Refusals that are logged; more are counted only, so that nobody can fill a disk."""
 
 
+_CURES: Final = {
+    "allowed_origins": (
+        "; if it is a page of yours, name it: NexiosApp(allowed_origins=[...]), and if a proxy stands "
+        "between, have it pass the Host on"
+    ),
+}
+"""What to write where a refusal was not meant."""
+
+
 @frozen
 class Refusal:
     """An HTTP answer to an opening handshake that nobody asked the app about."""
@@ -192,7 +201,7 @@ class Guard:
             refusal.status,
             refusal.cause,
             refusal.problem,
-            f" ({unlogged} more since were not logged)" if unlogged else "",
+            _CURES.get(refusal.cause, "") + (f" ({unlogged} more since were not logged)" if unlogged else ""),
         )
 
     # Rate limits

@@ -109,7 +109,7 @@ class Counter(Protocol):
 
     def wait(self, key: Hashable, amount: float, now: float) -> float: ...
 
-    def reserve(self, key: Hashable, amount: float, now: float) -> float: ...
+    def take(self, key: Hashable, amount: float, now: float) -> bool: ...
 
 
 class _Own:
@@ -121,8 +121,8 @@ class _Own:
     def wait(self, _key: Hashable, amount: float, now: float) -> float:
         return self._bucket.wait(amount, now)
 
-    def reserve(self, _key: Hashable, amount: float, now: float) -> float:
-        return self._bucket.reserve(amount, now)
+    def take(self, _key: Hashable, amount: float, now: float) -> bool:
+        return self._bucket.take(amount, now)
 
 
 _own = cast("Callable[[Rate], Counter]", _Own)
@@ -165,22 +165,22 @@ class _Meter:
         self._key = key
 
     def wait(self, size: int, kind: str | None, now: float) -> float:
-        return self._ask("wait", size, kind, now)
-
-    def reserve(self, size: int, kind: str | None, now: float) -> float:
-        return self._ask("reserve", size, kind, now)
-
-    def _ask(self, what: Literal["wait", "reserve"], size: int, kind: str | None, now: float) -> float:
-        if self.typed and kind not in self._types:
-            return 0.0
-        key = self._key()
-        if key is None:
-            return 0.0
-        if self.typed:
-            key = (key, kind)
-        wait = 0.0
+        wait, key = 0.0, self._key_for(kind)
         for counter, amount in zip(self._counters, (1, size), strict=True):
-            if counter is not None:
-                ask = counter.wait if what == "wait" else counter.reserve
-                wait = max(wait, ask(key, amount, now))
+            if key is not None and counter is not None and (needed := counter.wait(key, amount, now)) > 0:
+                wait = max(wait, needed)
+                counter.take(key, amount, now)  # refused, and so remembered for as long as it asks
         return wait
+
+    def count(self, size: int, kind: str | None, now: float) -> None:
+        key = self._key_for(kind)
+        for counter, amount in zip(self._counters, (1, size), strict=True):
+            if key is not None and counter is not None:
+                counter.take(key, amount, now)
+
+    def _key_for(self, kind: str | None) -> Hashable:
+        """None: this limit does not hold for the message."""
+        if not self.typed:
+            return self._key()
+        key = self._key() if kind in self._types else None
+        return None if key is None else (key, kind)

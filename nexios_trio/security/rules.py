@@ -10,7 +10,7 @@ from typing import Any, Final, TypedDict, TypeVar, cast
 from attrs import evolve, frozen
 
 from nexios_trio.config import Rate
-from nexios_trio.exceptions import AuthenticationError, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import AuthenticationError, PeerError, WrongTypeError, WrongValueError
 from nexios_trio.security.auth import Authenticator, authenticate, check_authenticator, check_scopes, is_async
 from nexios_trio.security.ratelimit import RateLimit
 from nexios_trio.types import RULES_MARK
@@ -98,10 +98,11 @@ class Rules:
     def around(self, inner: Rules) -> Rules:
         """Both together: these are the outer ones."""
         return Rules(
-            inner.authenticate or self.authenticate,
+            # not `or`: an authenticator may have a length, or a truth of its own
+            self.authenticate if inner.authenticate is None else inner.authenticate,
             tuple(dict.fromkeys((*self.requires, *inner.requires))),
             tuple(dict.fromkeys((*self.rate_limits, *inner.rate_limits))),
-            inner.on_invalid or self.on_invalid,
+            self.on_invalid if inner.on_invalid is None else inner.on_invalid,
         )
 
     def shared_as(self, name: str) -> Rules:
@@ -118,16 +119,25 @@ class Rules:
     async def enforce(self, ws: WebSocket) -> None:
         """Hold the client to the rules, from before its handler runs. Raises `AuthenticationError`,
         `PermissionDenied`, `LimitError`."""
-        if self.authenticate is not None:
-            await authenticate(ws, self.authenticate, self.requires)
-        elif self.requires:  # Starlette's AuthenticationMiddleware has found out
-            if "auth" not in ws.scope or not getattr(ws.scope["user"], "is_authenticated", True):
-                raise AuthenticationError
-            check_scopes(ws.scope["auth"], self.requires)
+        try:
+            await self._let_in(ws)
+        except PeerError as error:
+            ws._connection.refused = error  # middleware around us may swallow it
+            raise
         for limit in self.rate_limits:
             ws.rate_limit(limit)
         if self.on_invalid is not None:
             ws._on_invalid = self.on_invalid
+
+    async def _let_in(self, ws: WebSocket) -> None:
+        if self.authenticate is not None:
+            await authenticate(ws, self.authenticate, self.requires)
+        elif self.requires:  # Starlette's AuthenticationMiddleware has found out
+            if "auth" not in ws.scope:
+                raise AuthenticationError("requires= without authenticate=, or Starlette's middleware for it")
+            if not getattr(ws.scope["user"], "is_authenticated", True):
+                raise AuthenticationError
+            check_scopes(ws.scope["auth"], self.requires)
 
     async def run(self, ws: WebSocket, call: Callable[[WebSocket], Awaitable[None]]) -> None:
         """`enforce`, then ``call(ws)``."""

@@ -164,6 +164,10 @@ class AsgiTransport(Core):
         )
 
     async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        if self.accepted_early and self.state is not State.CONNECTING:  # too late for HTTP
+            self.accepted_early = False
+            await self.close(4000 + status if 400 <= status < 500 else 1011, "")
+            return
         if "websocket.http.response" in self.extensions:
             await self._answer(
                 Event.REJECT,

@@ -124,6 +124,8 @@ class WebSocketConsumer:
         Raises `WrongTypeError` or `WrongValueError` for a consumer that could not work.
         """
         _check_class(cls, kwargs)
+        if (on_invalid == "reply" or callable(on_invalid)) and cls.encoding != "json":
+            raise WrongValueError(f'on_invalid goes with JSON; write `encoding = "json"` in {cls.__name__}')
 
         async def consumer(ws: WebSocket) -> None:
             await cls(**kwargs)._serve(ws)
@@ -239,6 +241,12 @@ def _check_class(cls: type[WebSocketConsumer], kwargs: dict[str, Any]) -> None:
         raise WrongValueError(
             f"{name}.disconnect_timeout is more than 0 seconds (math.inf: no end), not {timeout!r}"
         )
+    for method in dir(cls):
+        if method in _METHODS and hasattr(getattr(cls, method), RULES_MARK):
+            raise WrongTypeError(
+                f"@requires and @rate_limit stand above a consumer's class, not above {name}.{method}; or "
+                "give them to as_route()"
+            )
     for method, arguments in _METHODS.items():
         if not inspect.iscoroutinefunction(getattr(cls, method)):
             raise WrongTypeError(

@@ -64,9 +64,9 @@ def _pairs(headers: object) -> list[tuple[object, object]]:
 def encode_subprotocol(subprotocol: str | None, offered: Sequence[str]) -> str | None:
     """Check that the client offers ``subprotocol`` (RFC 6455 §4.2.2, /subprotocol/)."""
     if subprotocol is not None and subprotocol not in offered:
-        offers = ", ".join(map(repr, offered)) or "none"
+        # Not which: a token may be among them, and this goes to the log.
         raise WrongValueError(
-            f"the client does not offer the subprotocol {subprotocol!r}; it offers {offers} (see "
-            "ws.subprotocols)"
+            f"the client does not offer the subprotocol {subprotocol!r}; it offers {len(offered) or 'none'} "
+            "(see ws.subprotocols)"
         )
     return subprotocol

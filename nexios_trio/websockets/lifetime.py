@@ -70,6 +70,7 @@ class Connection:
         "id",
         "memberships",
         "receive",
+        "refused",
         "route",
         "scope",
         "send",
@@ -95,6 +96,8 @@ class Connection:
         """How often a client was refused something, by cause; the app's."""
         self.route = ""
         """The path pattern of the route that the handler was found by."""
+        self.refused: PeerError | None = None
+        """Why the client was not let in, should that not be heard of otherwise."""
         self.delayed = False
         """Whether a rate limit makes a message wait."""
         self.memberships = 0
@@ -326,6 +329,7 @@ class Connection:
                 self._fail(AuthenticationError("expired before accept()"))
             else:
                 self.close_soon(AuthenticationError.close_code, "authentication expired")
+                self.transport.inbox.discard()
         if now >= self._ends_at:
             self._ends_at = math.inf
             self.counts["lifetime"] += 1
@@ -472,8 +476,10 @@ class Connection:
     def _verdict(self) -> Farewell:
         """What the client is to be told; logs what deserves it, once."""
         connecting = self.transport.state is State.CONNECTING
-        outcome = Outcome(self._failures, connecting=connecting)
+        outcome = Outcome(self._failures, connecting=connecting or self.transport.accepted_early)
         self._log_failures("the handler failed")
+        if outcome.said is None and outcome.answer is None and not outcome.mistakes:
+            outcome.said = self.refused
         try:
             farewell = outcome.farewell(debug=self.settings.debug)
         except UsageError as error:
@@ -492,7 +498,8 @@ class Connection:
     def _log_failures(self, what: str) -> None:
         """Log the mistakes since the last time, together."""
         failures, self._failures = self._failures, []
-        mistakes = Outcome(failures, connecting=self.transport.state is State.CONNECTING).mistakes
+        connecting = self.transport.state is State.CONNECTING or self.transport.accepted_early
+        mistakes = Outcome(failures, connecting=connecting).mistakes
         if mistakes:
             error = mistakes[0]
             if len(mistakes) > 1:

@@ -26,8 +26,8 @@ class Meter(Protocol):
     def wait(self, size: int, kind: str | None, now: float) -> float:
         """Seconds until a message of ``size`` bytes and of this type may pass; `math.inf`: never."""
 
-    def reserve(self, size: int, kind: str | None, now: float) -> float:
-        """The same, and the message counts from now on."""
+    def count(self, size: int, kind: str | None, now: float) -> None:
+        """The message passes, and counts from now on."""
 
 
 class MeterFactory(Protocol):
@@ -41,6 +41,8 @@ class MeterFactory(Protocol):
 class _Held:
     data: str | bytes
     until: float
+    """When to ask again."""
+    kind: str | None = None
 
 
 class Intake:
@@ -70,19 +72,18 @@ class Intake:
     async def next(self) -> str | bytes:
         """The next message. Raises `WebSocketDisconnect` if a limit closes the connection."""
         while True:
-            if self._held is None:
-                data = await self._take()
-                wait = self._judge(self._plain, data, None)
-                if wait is None:
-                    continue
-                if wait == 0:
-                    return data
-                self._held = _Held(data, trio.current_time() + wait)
             held = self._held
-            await self._wait_until(held.until)
-            if self._held is held:
+            if held is not None:
+                await self._wait_until(held.until)
+                if self._held is not held:
+                    continue
                 self._held = None
-                return held.data
+            data = await self._take() if held is None else held.data
+            wait = self._judge(self._plain, data, None, again=held is not None)
+            if wait == 0:
+                return data
+            if wait is not None:
+                self._held = _Held(data, trio.current_time() + wait)
 
     @property
     def holds(self) -> bool:
@@ -90,12 +91,18 @@ class Intake:
         return self._held_for_type is not None
 
     async def held(self) -> str | bytes:
-        """The message that `passes` has kept, when its time has come. Cancelled, it is still kept."""
-        held = self._held_for_type
-        assert held is not None
-        await self._wait_until(held.until)
-        self._held_for_type, self._judged = None, True
-        return held.data
+        """The message that `passes` has kept, when its time has come; the next one, if the connection ends
+        before. Cancelled, it is still kept."""
+        while (held := self._held_for_type) is not None:
+            await self._wait_until(held.until)
+            wait = self._judge(self._typed, held.data, held.kind, again=True)
+            self._held_for_type = None
+            if wait == 0:
+                self._judged = True
+                return held.data
+            if wait is not None:
+                self._held_for_type = _Held(held.data, trio.current_time() + wait, held.kind)
+        return await self.next()
 
     def passes(self, data: str | bytes, kind: str | None) -> bool:
         """Whether a message of this type may be handled now; if not, it was dropped, or is the next one that
@@ -103,38 +110,50 @@ class Intake:
         judged, self._judged = self._judged, False
         if judged:
             return True
-        wait = self._judge(self._typed, data, kind)
+        wait = self._judge(self._typed, data, kind, again=False)
         if wait is not None and wait > 0:
-            self._held_for_type = _Held(data, trio.current_time() + wait)
+            self._held_for_type = _Held(data, trio.current_time() + wait, kind)
         return wait == 0
 
     def taken(self) -> None:
         """A message was given out that nobody asks `passes` about."""
         self._judged = False
 
-    def _judge(self, meters: list[Meter], data: str | bytes, kind: str | None) -> float | None:
-        """Seconds to wait, None for a message that is dropped. It counts in all meters or, if one refuses it,
-        in none."""
+    def _judge(
+        self, meters: list[Meter], data: str | bytes, kind: str | None, *, again: bool
+    ) -> float | None:
+        """Seconds after which to ask ``again``, None for a message that is dropped. It counts in all meters
+        when it passes, and in none before: who leaves while he waits has taken nothing from those who share a
+        limit with him."""
         if not meters:
             return 0.0
         size = len(data)
         if isinstance(data, str) and not data.isascii():
             size = len(data.encode("utf-8", "replace"))
-        now, counts = trio.current_time(), self._connection.counts
+        now, counts, longest = trio.current_time(), self._connection.counts, 0.0
         for meter in meters:
             wait = meter.wait(size, kind, now)
             if wait == math.inf or (wait > 0 and meter.action != "delay"):
-                if meter.action == "drop":
-                    counts["rate_limit.drop"] += 1
-                    return None
-                counts["rate_limit.close"] += 1
-                self._close()
-        wait = max(meter.reserve(size, kind, now) for meter in meters)
-        if self._connection.transport.closure is not None:
-            return 0.0  # there is nobody left to slow down
-        if wait > 0:
+                if meter.action != "drop":
+                    counts["rate_limit.close"] += 1
+                    self._close()
+                longest = math.inf
+                break
+            longest = max(longest, wait)
+        if longest == math.inf or (longest > 0 and self._over):
+            # Once the connection is over nobody waits: or who leaves and comes back would be held to no rate.
+            counts["rate_limit.drop"] += 1
+            return None
+        if longest == 0:
+            for meter in meters:
+                meter.count(size, kind, now)
+        elif not again:
             counts["rate_limit.delay"] += 1
-        return wait
+        return longest
+
+    @property
+    def _over(self) -> bool:
+        return self._connection.transport.closure is not None
 
     def _close(self) -> None:
         self._connection.close_soon(1008, "rate limit exceeded")

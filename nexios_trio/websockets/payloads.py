@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from nexios_trio.brokers.base import Draft, Kind, Message
-from nexios_trio.exceptions import LimitError, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import GroupNameError, LimitError, WrongTypeError, WrongValueError
 from nexios_trio.transports.outbox import Entry
 from nexios_trio.types import Message as Frame
 from nexios_trio.websockets import codec
@@ -17,13 +17,13 @@ __all__ = ["Parcel", "check_group_name", "draft_of", "frame_of", "in_form"]
 
 def check_group_name(name: object, longest: int) -> str:
     """``name`` if it is one: 1 to ``longest`` printable characters. Raises `WrongTypeError`,
-    `WrongValueError`, and for one that is too long `LimitError`."""
+    `GroupNameError` (a `WrongValueError`), and for one that is too long `LimitError`."""
     if not isinstance(name, str):
         raise WrongTypeError(f'a group name is a str such as "chat.42", not {type(name).__name__}')
     if len(name) > longest:
         raise LimitError("group_name_length", longest, "the group name is too long")
     if not name or not name.isprintable():
-        raise WrongValueError(
+        raise GroupNameError(
             f"a group name has 1 to {longest} printable characters; this one has {len(name)}: {name[:50]!a}"
         )
     return name

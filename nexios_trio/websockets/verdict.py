@@ -115,6 +115,11 @@ def _refused(error: PeerError, reason: str) -> Farewell:
     return Farewell(error.close_code, cut_reason(reason), error.status, tuple(headers), body)
 
 
+def after_accept(status: int) -> int:
+    """The close code for an HTTP status that comes too late: 4404 for 404."""
+    return 4000 + status if 400 <= status < 500 else 1011
+
+
 def _http(error: HTTPException) -> Farewell:
     detail: object = error.detail
     if isinstance(detail, str):
@@ -125,4 +130,4 @@ def _http(error: HTTPException) -> Farewell:
     if b"content-type" not in {name for name, _ in headers}:
         headers.append((b"content-type", content_type))
     headers.append((b"content-length", str(len(body)).encode()))
-    return Farewell(1008, "", error.status_code, tuple(headers), body)
+    return Farewell(after_accept(error.status_code), "", error.status_code, tuple(headers), body)

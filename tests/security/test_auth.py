@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import logging
@@ -18,7 +19,13 @@ import pytest
 import trio
 from attrs import evolve, frozen
 from starlette.applications import Starlette
-from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
+from starlette.authentication import (
+    AuthCredentials,
+    AuthenticationBackend,
+    BaseUser,
+    SimpleUser,
+    UnauthenticatedUser,
+)
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -45,6 +52,7 @@ from nexios_trio import (
     SubprotocolToken,
     User,
     WebSocket,
+    WebSocketConsumer,
     WebSocketDisconnect,
     WebSocketException,
     WebsocketRoutes,
@@ -356,7 +364,7 @@ async def test_the_token_cannot_be_the_subprotocol_chosen(
     async def handler(ws: WebSocket) -> None:
         with pytest.raises(WrongValueError) as wrong:
             await ws.accept(in_subprotocol("ada"))
-        assert "it offers 'chat'" in str(wrong.value)
+        assert "it offers 1 (see ws.subprotocols)" in str(wrong.value)
         await ws.accept("chat")
 
     app = app_of(SubprotocolToken(verify), handler)
@@ -679,8 +687,8 @@ async def test_a_rejection_comes_too_late_after_a_first_message(
 
     async with TestClient(app_of(FirstMessage(verify), handler)) as client, client.connect("/") as ws:
         await ws.send_text('{"token":"ada"}')
-        assert await ws.wait_closed() == (1011, "internal error")
-    assert "instead of reject()" in caplog.text
+        assert await ws.wait_closed() == (4404, "")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_subprotocol_can_be_chosen_before_the_first_message(
@@ -1050,11 +1058,13 @@ async def test_a_first_message_of_somebody_who_may_not_closes_with_4403(
 
 
 async def test_scopes_without_any_authentication_keep_everybody_out(
-    lane: Lane, lane_clock: MockClock
+    lane: Lane, lane_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with lane.serving(app_of(None, never, requires="read")):
         answer = await refused(lane, headers=bearer("ada"))
-    assert (answer.status, answer.error) == (401, "authentication required")
+    assert (answer.status, answer.error) == (401, "authentication failed")
+    assert "requires= without authenticate=" in caplog.text
 
 
 class Backend(AuthenticationBackend):
@@ -1946,3 +1956,125 @@ async def test_a_user_refused_for_lack_of_scopes_takes_no_place(autojump_clock: 
                 pass
         async with client.connect("/", headers=bearer("ada")) as ws:
             assert await ws.receive_json() == ADA
+
+
+# What a fresh pair of eyes found
+
+
+class Keys(dict[str, str]):
+    """Empty when it is registered, and so false."""
+
+    async def __call__(self, ws: WebSocket) -> str | None:
+        return self.get(ws.headers.get("x-api-key", ""))
+
+
+async def test_an_authenticator_that_is_false_still_decides(autojump_clock: MockClock) -> None:
+    app = app_of(Keys(), never)
+    outer = NexiosApp(authenticate=Keys())
+    outer.add_ws_route("/", never)
+    for guarded in (app, outer):
+        async with TestClient(guarded) as client:
+            with pytest.raises(WebSocketRejected) as rejected:
+                async with client.connect("/"):
+                    pass
+        assert rejected.value.status == 401
+
+
+@pytest.mark.parametrize("user", [UnauthenticatedUser(), ""], ids=["unauthenticated", "empty"])
+async def test_who_says_that_he_is_nobody_is_nobody(user: Any, autojump_clock: MockClock) -> None:
+    async def find(_ws: WebSocket) -> Any:
+        return user
+
+    async with TestClient(app_of(find, never)) as client:
+        with pytest.raises(WebSocketRejected) as rejected:
+            async with client.connect("/"):
+                pass
+    assert rejected.value.status == 401
+
+
+async def test_what_an_expired_client_has_sent_is_not_handled(autojump_clock: MockClock) -> None:
+    handled = []
+
+    async def slow(ws: WebSocket) -> None:
+        await ws.accept()
+        async for text in ws.iter_text():
+            handled.append(text)
+            await trio.sleep(1)
+
+    async def for_ten_seconds(_ws: WebSocket) -> Identity:
+        return Identity("ada", expires=time.time() + 10)
+
+    async with TestClient(app_of(for_ten_seconds, slow), timeout=100) as client, client.connect("/") as ws:
+        for number in range(40):
+            await ws.send_text(str(number))
+        assert (await ws.wait_closed())[0] == 4401
+        await trio.sleep(30)
+    assert len(handled) <= 11
+
+
+async def test_middleware_that_swallows_a_refusal_does_not_change_it(autojump_clock: MockClock) -> None:
+    async def swallowing(_ws: WebSocket, call_next: Any) -> None:
+        with contextlib.suppress(Exception):
+            await call_next()
+
+    app = NexiosApp(middleware=[swallowing])
+    app.add_ws_route("/early", never, authenticate=BearerToken(verify))
+    app.add_ws_route("/late", never, authenticate=FirstMessage(verify))
+    async with TestClient(app) as client:
+        with pytest.raises(WebSocketRejected) as rejected:
+            async with client.connect("/early"):
+                pass
+        assert rejected.value.status == 401
+        async with client.connect("/late") as ws:
+            await ws.send_text('{"token":"eve"}')
+            assert (await ws.wait_closed())[0] == 4401
+
+
+async def test_a_slow_check_of_an_older_token_does_not_undo_a_newer_one(autojump_clock: MockClock) -> None:
+    async def check(token: str) -> Identity:
+        seconds, pause = map(int, token.split("-"))
+        await trio.sleep(pause)
+        return Identity("ada", expires=time.time() + seconds)
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ws.renew, "50-5")
+            await trio.sleep(1)
+            nursery.start_soon(ws.renew, "5000-0")
+        await ws.send_text(str(ws.auth.expires - time.time() > 1000))
+
+    async with TestClient(app_of(BearerToken(check), handler)) as client:
+        async with client.connect("/", headers=bearer("100-0")) as ws:
+            assert await ws.receive_text() == "True"
+
+
+def test_our_marks_on_what_they_do_not_hold_for_are_refused() -> None:
+    @requires("admin")
+    async def endpoint(_request: Any) -> None:
+        pass
+
+    with pytest.raises(WrongTypeError, match=r"use starlette\.authentication\.requires"):
+        NexiosApp().add_route("/admin", endpoint)
+
+    class Chat(WebSocketConsumer):
+        @requires("admin")
+        async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+            pass
+
+    with pytest.raises(WrongTypeError, match="above a consumer's class"):
+        Chat.as_route("/")
+
+
+async def test_a_starlette_route_for_websockets_is_held_to_our_marks(autojump_clock: MockClock) -> None:
+    @requires("admin")
+    async def endpoint(websocket: Any) -> None:
+        await websocket.accept()
+
+    app = NexiosApp()
+    app.http_router.routes.append(WebSocketRoute("/s", endpoint))
+    async with TestClient(app) as client:
+        with pytest.raises(WebSocketRejected) as rejected:
+            async with client.connect("/s"):
+                pass
+    assert rejected.value.status == 401

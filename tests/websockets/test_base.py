@@ -250,7 +250,7 @@ async def test_a_mistake_is_named_together_with_its_cure(
         ),
         (
             lambda ws: ws.accept(subprotocol="v2"),
-            "the client does not offer the subprotocol 'v2'; it offers 'v1'",
+            r"the client does not offer the subprotocol 'v2'; it offers 1 \(see ws\.subprotocols\)",
         ),
         (lambda ws: ws.accept(headers={"sec-websocket-protocol": "v1"}), r"accept\(subprotocol=\.\.\.\)"),
         (lambda ws: ws.accept(headers={"X-A": "1\r\nSet-Cookie: b=c"}), "control character or a line break"),
