@@ -153,8 +153,7 @@ class Connection:
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer's half of the stream has ended: ``[Close(1006, "")]``, or ``[]`` if an end was told
-        before."""
+        """The peer's half of the stream has ended: ``[Close(1006, "")]``, or ``[]`` if its end was told."""
         if self.state is not State.OPEN and self.state is not State.CLOSING:
             return []
         event = Close(CloseCode.ABNORMAL_CLOSURE, "")  # RFC 6455 §7.1.5
