@@ -18,7 +18,7 @@ from trio.lowlevel import ParkingLot, checkpoint, checkpoint_if_cancelled
 from nexios_trio.config import Limits
 from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError
 from nexios_trio.transports.base import Closure
-from nexios_trio.transports.core import ClientGone, Core
+from nexios_trio.transports.core import ClientGone, Core, close_code_of
 from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
 from nexios_trio.transports.outbox import Entry, Outbox
 from nexios_trio.transports.states import TRANSITIONS, Event, State
@@ -164,9 +164,8 @@ class AsgiTransport(Core):
         )
 
     async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        if self.accepted_early and self.state is not State.CONNECTING:  # too late for HTTP
-            self.accepted_early = False
-            await self.close(4000 + status if 400 <= status < 500 else 1011, "")
+        if self._is_late():
+            await self.close(close_code_of(status), "")
             return
         if "websocket.http.response" in self.extensions:
             await self._answer(

@@ -18,7 +18,12 @@ from nexios_trio.transports.outbox import Outbox
 from nexios_trio.transports.states import CURES, REJECTED_CURE, TRANSITIONS, Event, State
 from nexios_trio.types import Message
 
-__all__ = ["ClientGone", "Core", "Hooks"]
+__all__ = ["ClientGone", "Core", "Hooks", "close_code_of"]
+
+
+def close_code_of(status: int) -> int:
+    """The close code for an HTTP status that comes too late: 4404 for 404."""
+    return 4000 + status if 400 <= status < 500 else 1011
 
 
 class ClientGone(WebSocketDisconnect, OSError):
@@ -171,6 +176,12 @@ class Core:
             )
         self.accepted_early = False
         return True
+
+    def _is_late(self) -> bool:
+        """Whether this `reject` finds the connection accepted by an authenticator: too late for HTTP."""
+        late = self.accepted_early and self.state is not State.CONNECTING
+        self.accepted_early = self.accepted_early and not late
+        return late
 
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """See `Transport.accept`."""

@@ -18,7 +18,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 
 from nexios_trio.config import Heartbeat, Limits
 from nexios_trio.transports.base import Closure
-from nexios_trio.transports.core import Core
+from nexios_trio.transports.core import Core, close_code_of
 from nexios_trio.transports.direct import DirectOutbox
 from nexios_trio.transports.inbox import CHECKPOINT_BUDGET
 from nexios_trio.transports.outbox import Entry, Outbox
@@ -442,6 +442,9 @@ class EngineTransport(Core):
             self.on_answer(status)
 
     async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        if self._is_late():
+            await self.close(close_code_of(status), "")
+            return
         self._check(Event.REJECT)
         await checkpoint()
         self._check(Event.REJECT)

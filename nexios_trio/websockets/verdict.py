@@ -18,6 +18,7 @@ from nexios_trio.exceptions import (
     WebSocketException,
 )
 from nexios_trio.status import check_close, cut_reason
+from nexios_trio.transports.core import close_code_of
 from nexios_trio.websockets import codec
 from nexios_trio.websockets.headers import encode_headers
 
@@ -115,11 +116,6 @@ def _refused(error: PeerError, reason: str) -> Farewell:
     return Farewell(error.close_code, cut_reason(reason), error.status, tuple(headers), body)
 
 
-def after_accept(status: int) -> int:
-    """The close code for an HTTP status that comes too late: 4404 for 404."""
-    return 4000 + status if 400 <= status < 500 else 1011
-
-
 def _http(error: HTTPException) -> Farewell:
     detail: object = error.detail
     if isinstance(detail, str):
@@ -130,4 +126,4 @@ def _http(error: HTTPException) -> Farewell:
     if b"content-type" not in {name for name, _ in headers}:
         headers.append((b"content-type", content_type))
     headers.append((b"content-length", str(len(body)).encode()))
-    return Farewell(after_accept(error.status_code), "", error.status_code, tuple(headers), body)
+    return Farewell(close_code_of(error.status_code), "", error.status_code, tuple(headers), body)

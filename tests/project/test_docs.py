@@ -79,7 +79,6 @@ from nexios_trio.server.hypercorn import hypercorn_config
 from nexios_trio.testing import TestClient, WebSocketRejected, serve
 from nexios_trio.transports.asgi import AsgiTransport
 from nexios_trio.transports.base import Closure
-from nexios_trio.transports.inbox import Inbox
 from nexios_trio.transports.states import TRANSITIONS, Event, State
 
 ROOT = Path(__file__).parents[2]
@@ -504,15 +503,7 @@ def _transport(state: State) -> AsgiTransport:
     async def unused(*_: object) -> Any:
         raise AssertionError
 
-    transport = AsgiTransport(
-        unused,
-        unused,
-        extensions={},
-        atomic=True,
-        inbox=Inbox(1, 1),
-        close_timeout=1,
-        on_closing=lambda: None,
-    )
+    transport = AsgiTransport(unused, unused, atomic=True, limits=Limits())
     transport.state = state
     if state in (State.CLOSING, State.CLOSED):
         transport.closure = Closure(1000)

@@ -1530,7 +1530,7 @@ def first(token: str) -> str:
 
 
 async def test_a_new_token_in_time_keeps_the_connection_open(lane: Lane, lane_clock: MockClock) -> None:
-    app = renewable_app(Renewing())
+    app = renewable_app(Renewing(), heartbeat=None)  # this client answers no Ping while the test sleeps
     async with lane.serving(app), lane.connect() as peer:
         await peer.send(first("ada:read:20"))
         await peer.send("renew ada:read write:60")

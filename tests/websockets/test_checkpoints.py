@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from nexios_trio import NexiosApp, WebSocket, WebSocketDisconnect
 from nexios_trio.testing import TestClient, WebSocketRejected, cancel_at_each_step
 from nexios_trio.testing.checkpoints import Interrupter
+from nexios_trio.transports.asgi import AsgiTransport
 from nexios_trio.transports.states import State
 from tests.lanes import Lane
 
@@ -56,8 +57,11 @@ class Watch:
         transport = ws._transport
         assert len(self.app.connections) == 0
         assert transport.state in (State.CLOSED, State.REJECTED)
-        assert not getattr(transport, "_sending", False)
-        assert not transport._queue
+        if isinstance(transport, AsgiTransport):
+            assert not transport._sending
+            assert not transport._queue
+        else:
+            assert not transport.unsent
 
 
 def _tasks() -> set[trio.lowlevel.Task]:
@@ -128,7 +132,7 @@ async def test_over_a_socket_every_step_of_a_handler_can_be_cancelled(
             assert await neighbour.receive() == "still there?"
         watch.check()
         struck += interrupter.struck
-    assert struck >= 15
+    assert struck >= (5 if lane.name == "engine" else 15)  # a send that the kernel takes is one step
     assert _tasks() == before
 
 
