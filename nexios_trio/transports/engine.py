@@ -11,6 +11,7 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, Protocol
 
 import trio
@@ -85,7 +86,9 @@ class EngineTransport(Core):
         "_drained",
         "_early",
         "_ended",
+        "_fail_by",
         "_failed",
+        "_failing",
         "_heard",
         "_heartbeat",
         "_limits",
@@ -147,6 +150,9 @@ class EngineTransport(Core):
         """The reactor's note of what it watches for."""
         self.scheduled = math.inf
         """The reactor's note of the next `tick`."""
+        self._failing: Callable[[], Exception] | None = None
+        self._fail_by = math.inf
+        """What is to be done about a violation, and by when."""
         self._failed = False
         """The peer broke the protocol, and may be sending still."""
         self._drained: trio.Event | None = None
@@ -311,15 +317,32 @@ class EngineTransport(Core):
         self._gone(Closure(close.code, close.reason, "peer"))
 
     def _violated(self, wire: Wire, failure: Failure) -> None:
-        code, reason = failure.code, failure.reason
-        if code == 1009:
-            reason = f"a message has at most {self.max_message} bytes"
-            self.hooks.too_big()
-        if not self._close_sent:
-            self._close_sent = True
-            self._write(wire.encode_close(code, reason))
-        self._failed = True
-        self._gone(Closure(code, reason, "local"))
+        """Fail the connection (RFC 6455 §7.1.7), once the handler has had what came before the violation, so
+        that it can still answer that."""
+        if self.state is not State.OPEN or not len(self.inbox):
+            self._fail(wire, failure)
+            return
+        self._failing = partial(self._fail, wire, failure)
+        self._fail_by = trio.current_time() + self.close_timeout
+        self.reading = False
+        self._reactor.watch(self)
+        self._wake_at(self._fail_by)
+        self.inbox.stop(self._failing)
+
+    def _fail(self, wire: Wire, failure: Failure) -> Exception:
+        self._failing, self._fail_by = None, math.inf
+        if self.state is State.OPEN or self.state is State.CLOSING:
+            code, reason = failure.code, failure.reason
+            if code == 1009:
+                reason = f"a message has at most {self.max_message} bytes"
+                self.hooks.too_big()
+            if not self._close_sent:
+                self._close_sent = True
+                self._write(wire.encode_close(code, reason))
+            self._failed = True
+            self._gone(Closure(code, reason, "local"))
+        assert self.closure is not None
+        return self.closure.error()
 
     # Reading no further
 
@@ -341,7 +364,7 @@ class EngineTransport(Core):
         self.choked = False
         self._unread_by = math.inf
         self.received_at = self._heard = trio.current_time()
-        if not self._ended:
+        if not self._ended and self._failing is None:
             self.reading = True
             self._reactor.watch(self)
 
@@ -369,10 +392,12 @@ class EngineTransport(Core):
             self._alarm_at = self._alarm(now)
         if self._ended:
             return self._alarm_at
+        if now >= self._fail_by and self._failing is not None:
+            self._failing()
         if now >= self._unread_by:
             self._unread_by = now + self.unread_timeout
             self.hooks.unread()
-        due = min(self._alarm_at, self._unread_by)
+        due = min(self._alarm_at, self._unread_by, self._fail_by)
         if self.unsent:
             if now >= self._progress + self._patience:
                 self._broken(OSError(errno.ETIMEDOUT, "the client does not read"))
