@@ -521,7 +521,7 @@ class EngineTransport(Core):
             entry = Entry({"type": "websocket.send", "text": data}, len(data))
         else:
             entry = Entry({"type": "websocket.send", "bytes": bytes(data)}, len(data))
-        outbox = self.outbox or self.open_outbox(self._limits)
+        outbox = self.open_outbox(self._limits) if self.outbox is None else self.outbox
         if not await outbox.put(entry):
             raise self.refusal(Event.SEND)
 
