@@ -811,7 +811,7 @@ async def test_a_page_renews_its_token(browsing: Browsing) -> None:
 
 async def test_a_page_whose_token_has_expired_comes_back(browsing: Browsing) -> None:
     def tokens() -> Iterator[dict[str, Any]]:
-        yield {"token": browsing.issue("ada", 1), "expires_in": 1000}
+        yield {"token": browsing.issue("ada", 5), "expires_in": 1000}
         while True:
             yield {"token": browsing.issue("ada again", 300), "expires_in": 1000}
 
@@ -821,6 +821,6 @@ async def test_a_page_whose_token_has_expired_comes_back(browsing: Browsing) -> 
 
 
 async def test_a_page_sends_its_token_first(browsing: Browsing) -> None:
-    tokens = ({"token": browsing.issue("ada", 1)} for _ in range(1000))
+    tokens = ({"token": browsing.issue("ada", 5)} for _ in range(1000))
     first = FirstMessage(browsing.verify)
     await browsing.show("first.html", first, tokens, '{"hello":"ada"}', "4401 authentication expired")
