@@ -76,8 +76,6 @@ class AsgiTransport(Core):
 
     latency: Final = None
     """ASGI tells nothing of Pongs."""
-    self_driven: Final = False
-    """It takes a reader task that awaits `read`, and for an outbox a writer task that awaits `write`."""
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ class Hooks:
 NO_HOOKS: Final = Hooks()
 
 
-class Core:
+class Core(ABC):
     """The part of a `nexios_trio.transports.base.Transport` that does not depend on what carries it."""
 
     __slots__ = (
@@ -183,21 +184,21 @@ class Core:
         self.accepted_early = self.accepted_early and not late
         return late
 
+    @abstractmethod
     async def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """See `Transport.accept`."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """See `Transport.reject`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_text(self, data: str) -> Coroutine[Any, Any, None]:
         """See `Transport.send_text`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_bytes(self, data: bytes) -> Coroutine[Any, Any, None]:
         """See `Transport.send_bytes`."""
-        raise NotImplementedError
 
     # The end
 
@@ -220,9 +221,9 @@ class Core:
         self.hooks.closing()
         return True
 
+    @abstractmethod
     async def send_close(self) -> None:
         """Send the Close frame (before accept: HTTP 403) that is still owed, if any."""
-        raise NotImplementedError
 
     @property
     def close_owed(self) -> bool:

@@ -111,9 +111,6 @@ class EngineTransport(Core):
         "writing",
     )
 
-    self_driven: Final = True
-    """It takes no task to read or write."""
-
     def __init__(
         self,
         sock: socket.socket,
