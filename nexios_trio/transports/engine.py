@@ -285,6 +285,7 @@ class EngineTransport(Core):
     def _eof(self) -> None:
         self.reading = False
         self._stop_watching()
+        self._forget_unsent()
         if self._wire is not None:
             self._wire.receive_eof()
         if not self._peer_gone:
@@ -292,14 +293,17 @@ class EngineTransport(Core):
 
     def _broken(self, error: OSError, reason: str = "") -> None:
         self._ended = True
-        self._pending.clear()
-        self.unsent = 0
+        self._forget_unsent()
         self._stop_watching()
-        if self._drained is not None:
-            self._drained.set()
         if error.errno == errno.ETIMEDOUT:
             reason = "heartbeat timeout"
         self.lost(reason)
+
+    def _forget_unsent(self) -> None:
+        self._pending.clear()
+        self.unsent = 0
+        if self._drained is not None:
+            self._drained.set()
 
     def _stop_watching(self) -> None:
         self.reading = self.writing = False
