@@ -159,13 +159,9 @@ class SubprotocolToken:
 
     async def __call__(self, ws: WebSocket) -> Identity | None:
         """See `Authenticator`."""
-        lines = ",".join(ws.headers.getlist("sec-websocket-protocol"))
-        offered = [name for name in map(str.strip, lines.split(",")) if name]
-        tokens = [name for name in offered if name.startswith(self._prefix)]
+        tokens, others = self.take_out(ws)
         if not tokens:
             return None
-        others = [name for name in offered if name not in tokens]
-        self._hide(ws, others)
         if not others:
             raise AuthenticationError("a token among the subprotocols, and no subprotocol beside it")
         if len(tokens) > 1:
@@ -177,6 +173,17 @@ class SubprotocolToken:
             raise AuthenticationError("a token among the subprotocols that is not base64url") from None
         ws._transport.default_subprotocol = others[0]
         return await _verified(self._verify, token)
+
+    def take_out(self, ws: WebSocket) -> tuple[list[str], list[str]]:
+        """Take the tokens out of ``ws.subprotocols`` and ``ws.headers``; gives them, and the others
+        offered."""
+        lines = ",".join(ws.headers.getlist("sec-websocket-protocol"))
+        offered = [name for name in map(str.strip, lines.split(",")) if name]
+        tokens = [name for name in offered if name.startswith(self._prefix)]
+        others = [name for name in offered if name not in tokens]
+        if tokens:
+            self._hide(ws, others)
+        return tokens, others
 
     @staticmethod
     def _hide(ws: WebSocket, others: list[str]) -> None:
@@ -294,6 +301,9 @@ class AnyOf:
         for authenticator in self._authenticators:
             result = await authenticator(ws)
             if result is not None:
+                for other in self._authenticators:
+                    if isinstance(other, SubprotocolToken):
+                        other.take_out(ws)  # also where another one has decided, nobody shall see it
                 return _identity(result, authenticator)
         return None
 

@@ -2078,3 +2078,18 @@ async def test_a_starlette_route_for_websockets_is_held_to_our_marks(autojump_cl
             async with client.connect("/s"):
                 pass
     assert rejected.value.status == 401
+
+
+async def test_a_token_is_hidden_also_where_another_authenticator_has_decided(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept(ws.subprotocols[0])
+        await ws.send_text(str(in_subprotocol("bob") in str(ws.headers)))
+
+    app = app_of(AnyOf(BearerToken(verify), SubprotocolToken(verify)), handler)
+    offered = [in_subprotocol("bob"), "chat"]
+    async with TestClient(app) as client:
+        async with client.connect("/", headers=bearer("ada"), subprotocols=offered) as ws:
+            assert ws.subprotocol == "chat"
+            assert await ws.receive_text() == "False"
