@@ -170,10 +170,6 @@ class EngineTransport(Core):
         """Ping as this says; before `accept` only."""
         self._heartbeat = heartbeat
 
-    def set_deflate(self, deflate: Deflate | None) -> None:
-        """Grant permessage-deflate as this says; before `accept` only."""
-        self._deflate = deflate
-
     # What the reactor tells us
 
     def readable(self) -> None:
@@ -530,16 +526,7 @@ class EngineTransport(Core):
         """Send a message of the outbox past it, if nothing waits; for `DirectOutbox`. Never raises."""
         if self.unsent or self.state is not State.OPEN:
             return False
-        frame = self._frame_of(entry)
-        try:
-            sent = self._send_raw(frame)
-        except _BUSY:
-            sent = 0
-        except OSError as error:
-            self._broken(error)
-            return True
-        if sent < len(frame):
-            self._keep(frame, sent)
+        self._write(self._frame_of(entry))
         return True
 
     def _frame_of(self, entry: Entry) -> bytes:
