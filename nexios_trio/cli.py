@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any, Final
 
@@ -43,8 +44,18 @@ def main() -> None:
     show_default=True,
     help="Who serves plain WebSockets: hypercorn, or our engine. All else is hypercorn's.",
 )
+@click.option(
+    "--broker",
+    metavar="URL",
+    help="The engine behind the groups of an app that names none itself, such as redis://127.0.0.1. Better "
+    "in the environment, as NEXIOS_BROKER, if it holds a password.  [default: memory://]",
+)
 def run(
-    application: str, hypercorn_options: tuple[str, ...], drain_window: float | None, server: str
+    application: str,
+    hypercorn_options: tuple[str, ...],
+    drain_window: float | None,
+    server: str,
+    broker: str | None,
 ) -> None:
     """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
 
@@ -57,6 +68,8 @@ def run(
     with 0. A second Ctrl-C does not wait.
     """
     fast_lane = server == "engine"
+    if broker is not None:
+        os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
     sys.exit(run_server(application, list(hypercorn_options), drain_window, fast_lane=fast_lane))
 
 

@@ -240,12 +240,10 @@ class LimitError(PeerError):
 
 
 class BrokerError(NexiosTrioError):
-    """Something is wrong between this process and the engine behind the groups (RFC 6455 §7.4.1, 1013).
+    """Something is wrong between this process and the engine behind the groups.
 
-    ``address`` is where it is, without credentials. Unhandled, the client is told to try again later.
+    ``address`` is where it is, without credentials.
     """
-
-    close_code: ClassVar[int] = 1013
 
     def __init__(self, address: str, problem: str) -> None:
         self.address = address
@@ -256,9 +254,14 @@ class BrokerError(NexiosTrioError):
 class BrokerUnavailable(BrokerError):
     """The engine cannot be reached, or did not answer in time.
 
+    Unhandled, it closes with 1013 (try again later; IANA's registry of RFC 6455 §11.7); before ``accept()``
+    it is answered with HTTP 503.
+
     ``uncertain``: the command was on its way, and nobody knows whether it was done. A publish that is tried
     again with the same ``message_id`` is delivered once.
     """
+
+    close_code: ClassVar[int] = 1013
 
     def __init__(self, address: str, problem: str, *, uncertain: bool = False) -> None:
         self.uncertain = uncertain

@@ -31,8 +31,6 @@ __all__ = ["RedisBroker"]
 
 logger = logging.getLogger("nexios_trio.redis")
 
-START: Final = 5.0
-"""Seconds that the start waits for Redis; then the app runs without it until it is there."""
 TOLD: Final = 1000
 """Messages delivered without Redis that are remembered, in case it has recorded them after all."""
 
@@ -100,12 +98,14 @@ class RedisBroker:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """See `Broker.serving`. Raises `BrokerRefused` at the start if trying again will not help; a Redis
-        that is away is waited for up to five seconds, then the app starts without."""
+        """See `Broker.serving`. Raises `BrokerRefused` at the start if trying again will not help. If Redis
+        is away, the app starts without and this goes on trying."""
         if self._serving:
             raise WrongStateError("this RedisBroker serves an app already; make one for each app")
         self._serving = True
         self.store.node = secrets.token_urlsafe(6)  # two processes may be copies of one
+        self.link.reset()
+        self.subscriber.reset()
         failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -133,7 +133,7 @@ class RedisBroker:
             raise failure
 
     async def _start(self) -> None:
-        with trio.move_on_after(START):
+        with trio.move_on_after(self.settings.timeout):
             await self.link.wait_tried()
             await self.subscriber.wait_tried()
         if not self.available:

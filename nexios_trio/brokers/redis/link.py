@@ -159,6 +159,13 @@ class Link:
 
     # The connection
 
+    def reset(self) -> None:
+        """Forget a former `run`, and what it left undone."""
+        self._kept.reset()
+        self._queue.clear()
+        self._sent.clear()
+        self._size = 0
+
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
         await self._kept.run()

@@ -72,6 +72,13 @@ class Kept:
         self._backoff = backoff or Backoff()
         self._tried = trio.Event()
 
+    def reset(self) -> None:
+        """Forget a former `run`."""
+        self.up = False
+        self.connects = 0
+        self._backoff.reset()
+        self._tried = trio.Event()
+
     def usable(self) -> None:
         """``serve`` says that the connection is set up."""
         if self.connects > 1:

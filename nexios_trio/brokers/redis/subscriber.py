@@ -88,6 +88,14 @@ class Subscriber:
                 self._asked[key] = self._asked.get(key, 0) + 1
             self._arrived.set()
 
+    def reset(self) -> None:
+        """Forget a former `run`; what is wanted stays."""
+        self._kept.reset()
+        self.live.clear()
+        self._asked.clear()
+        self._commands.clear()
+        self._listener.lost()
+
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
         await self._kept.run()
