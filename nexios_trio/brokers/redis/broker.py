@@ -311,7 +311,10 @@ class RedisBroker:
 
     async def enter(self, group: str, member: Member) -> None:
         """See `Broker.enter`."""
-        await self.presences.enter(group, member, wait=self._call, alone=self._alone)
+        version = await self.presences.enter(group, member, wait=self._call, alone=self._alone)
+        with trio.move_on_after(self.settings.timeout):
+            while not self.feed.was_told(group, version):
+                await self.feed.changed()
 
     def leave(self, group: str, member: Member) -> None:
         """See `Broker.leave`."""

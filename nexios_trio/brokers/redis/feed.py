@@ -73,8 +73,13 @@ class Feed:
         self.garbage = 0
         self._changes = ParkingLot()
 
+    def was_told(self, group: str, version: int) -> bool:
+        """Whether the receiver has the presence events up to this one, or will not get them for now."""
+        track = self.tracks.get(group)
+        return track is None or not track.acknowledged or track.version >= version
+
     async def changed(self) -> None:
-        """Block until a track is ready or a subscription is acknowledged."""
+        """Block until a track is ready, a subscription acknowledged, or a presence event told."""
         await self._changes.park()
 
     # Tracks
@@ -143,6 +148,7 @@ class Feed:
             track.acknowledged = False
             track.behind = True
         self._behind.clear()
+        self._changes.unpark_all()
         for nonce, (event, kept) in list(self.own.items()):
             if not kept:
                 event.set()
@@ -241,6 +247,7 @@ class Feed:
             if item.epoch != track.event_epoch or item.version > track.version:
                 track.event_epoch, track.version = item.epoch, item.version
                 await receiver.deliver_presence(item.event)
+                self._changes.unpark_all()
             return
         message = item[0]
         if message.offset is None:

@@ -69,6 +69,8 @@ class Link:
         self._queue: deque[_Call] = deque()
         self._sent: deque[_Call] = deque()
         self._size = 0
+        self.calls = 0
+        """How many there were."""
         self._arrived = trio.Event()
         self._came_up = ParkingLot()
         self._heard = -math.inf
@@ -139,6 +141,7 @@ class Link:
             raise BrokerUnavailable(str(self.address), f"{self.waiting} commands wait for an answer already")
         call = _Call(data, len(commands))
         self._size += len(data)
+        self.calls += 1
         self._queue.append(call)
         self._arrived.set()
         return call

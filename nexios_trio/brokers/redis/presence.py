@@ -60,14 +60,15 @@ class Presences:
 
     async def enter(
         self, group: str, member: Member, *, wait: Callable[..., Awaitable[Any]], alone: bool
-    ) -> None:
-        """See `Broker.enter`; ``alone``: Redis learns of it when it is back."""
+    ) -> int:
+        """See `Broker.enter`; ``alone``: Redis learns of it when it is back. Returns the number of the newest
+        event of the group."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._own.setdefault(group, {}).setdefault(member.id, member)
         if alone:
             await trio.lowlevel.checkpoint()
-        else:
-            await wait(*self._entering(group, member))
+            return 0
+        return int(await wait(*self._entering(group, member)))
 
     def leave(self, group: str, member: Member) -> None:
         """See `Broker.leave`."""

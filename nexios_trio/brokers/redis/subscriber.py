@@ -57,7 +57,8 @@ class Subscriber:
         """(subscribe or not, what), to be written."""
         self._arrived = trio.Event()
         self._heard = -math.inf
-        self._pinged = False
+        self._pinged_at: float | None = None
+        """When the server was asked whether it is there; None: it is."""
         self._kept = Kept(address, "subscriber", self._serve, self._lost, timeout=timeout, backoff=backoff)
 
     @property
@@ -108,7 +109,7 @@ class Subscriber:
 
     async def _serve(self, connection: Connection) -> None:
         self._heard = trio.current_time()
-        self._pinged = False
+        self._pinged_at = None
         self._kept.usable()
         for key in self._wanted:
             self._command(True, key)
@@ -121,8 +122,8 @@ class Subscriber:
         while True:
             if self._commands:
                 await connection.send(self._next_command())
-            elif self._pinged is False and trio.current_time() - self._heard > IDLE:
-                self._pinged = True
+            elif self._pinged_at is None and trio.current_time() - self._heard > IDLE:
+                self._pinged_at = trio.current_time()
                 await connection.send(pack("PING"))
             else:
                 self._arrived = trio.Event()
@@ -143,7 +144,7 @@ class Subscriber:
         while True:
             replies = await connection.receive()
             self._heard = trio.current_time()
-            self._pinged = False
+            self._pinged_at = None
             acknowledged: list[Key] = []
             for reply in replies:
                 if isinstance(reply, hiredis.PushNotification):
@@ -178,8 +179,8 @@ class Subscriber:
     async def _watch(self) -> None:
         while True:
             await trio.sleep(min(self._timeout, IDLE) / 4)
-            silent = trio.current_time() - self._heard
-            if silent > IDLE + self._timeout:
-                raise BrokerUnavailable(str(self._address), f"silent for {silent:.0f} s")
-            if silent > IDLE:
-                self._arrived.set()
+            now = trio.current_time()
+            if self._pinged_at is not None and now - self._pinged_at > self._timeout:
+                raise BrokerUnavailable(str(self._address), f"no answer within {self._timeout:g} s")
+            if now - self._heard > IDLE:
+                self._arrived.set()  # the writer asks

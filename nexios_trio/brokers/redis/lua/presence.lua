@@ -5,6 +5,7 @@
 -- ARGV[3] the time in milliseconds; empty: the server's
 -- ARGV[4] milliseconds of a lease
 -- enter:   ARGV[5] group, [6] member id, [7] the member as JSON, [8] a random text, the epoch if there is none
+--          returns the version of the newest event
 -- leave:   ARGV[5] group, [6] member id, [7] milliseconds of grace
 -- refresh: ARGV[5] group, [6]... member ids; returns those that are not there
 -- sweep:   ARGV[5] how many groups at most; returns milliseconds until there is something to do, or -1
@@ -122,7 +123,7 @@ end
 if ARGV[1] == 'enter' then
   if value then
     redis.call('ZADD', k.pz, now + lease, id)
-    return 0
+    return tonumber(redis.call('HGET', k.pm, 'v') or '0')
   end
   redis.call('HSETNX', k.pm, 'e', ARGV[8])
   local member = cjson.decode(ARGV[7])
@@ -150,7 +151,7 @@ if ARGV[1] == 'enter' then
   if devices == 1 and not known then tell(k, 'join', ARGV[7]) end
   renew(k)
   settle(k, group)
-  return 1
+  return tonumber(redis.call('HGET', k.pm, 'v') or '0')
 end
 
 return redis.error_reply('ERR a deed is enter, leave, refresh or sweep, not ' .. ARGV[1])

@@ -1,4 +1,4 @@
-"""A Redis for the tests of this folder."""
+"""A Redis that tests share."""
 
 from __future__ import annotations
 
