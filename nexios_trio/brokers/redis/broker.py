@@ -31,6 +31,9 @@ __all__ = ["RedisBroker"]
 
 logger = logging.getLogger("nexios_trio.redis")
 
+IMPATIENT: Final = 1.0
+"""Seconds that a call may take at most if the app does not want to wait for Redis: what is on its way when
+the connection breaks is mostly answered over the next one by then."""
 TOLD: Final = 1000
 """Messages delivered without Redis that are remembered, in case it has recorded them after all."""
 
@@ -83,6 +86,8 @@ class RedisBroker:
         self.subscriber = Subscriber(self.address, self.feed, timeout=self.settings.timeout)
         self.presences = Presences(self.link, self.store, grace=presence_grace, lease=self.settings.lease)
         self._serving = False
+        wait = self.settings.on_outage == "wait"
+        self._limit = self.settings.timeout if wait else min(self.settings.timeout, IMPATIENT)
 
     def __repr__(self) -> str:
         return f"<RedisBroker {self.address} prefix={self.settings.prefix!r}>"
@@ -147,7 +152,7 @@ class RedisBroker:
 
     async def _call(self, *command: Any) -> Any:
         self._check_up()
-        return await self.link.call(*command)
+        return await self.link.call(*command, timeout=self._limit)
 
     def _check_up(self) -> None:
         if self.settings.on_outage != "wait" and not self.link.up:
@@ -218,14 +223,14 @@ class RedisBroker:
                 await trio.lowlevel.checkpoint()
                 return
         self._check_up()
-        with trio.move_on_after(self.settings.timeout):
+        with trio.move_on_after(self._limit):
             await trio.lowlevel.checkpoint()
             while not ready():
                 await self.feed.changed()
             return
         raise BrokerUnavailable(
             str(self.address),
-            f"no subscription within {self.settings.timeout:g} s: {self.link.problem.problem}",
+            f"no subscription within {self._limit:g} s: {self.link.problem.problem}",
         )
 
     def unsubscribe(self, group: str, *, pattern: bool = False) -> None:

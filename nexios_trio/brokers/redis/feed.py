@@ -91,18 +91,24 @@ class Feed:
             track = self._by_pattern.pop(group, None) or Track(group, exact=True)
             track.exact = True
             track.ready = trio.Event()
-            track.acknowledged = False
-            track.behind = True
             self.tracks[group] = track
         return track
 
     def unfollow(self, group: str) -> None:
         """No longer by its name."""
         track = self.tracks.pop(group, None)
-        if track is not None:
-            self._behind.pop(group, None)
-            for item in track.held:
-                self._settle_own(item)
+        if track is None:
+            return
+        if self._first_match(group) is not None:
+            track.exact = track.named = False
+            self._by_pattern[group] = track
+            if not track.acknowledged:
+                track.acknowledged = True
+                self._fall_behind(track)
+            return
+        self._behind.pop(group, None)
+        for item in track.held:
+            self._settle_own(item)
 
     def follow_pattern(self, pattern: str) -> Key:
         """Whatever matches is handed on; returns what is to be subscribed to."""
@@ -132,7 +138,7 @@ class Feed:
                 continue
             track = self.tracks.get(self._keys.group(name))
             if track is not None:
-                track.acknowledged = True
+                track.acknowledged = track.named = True
                 self._fall_behind(track)
         if self.live_patterns:
             for track in self._by_pattern.values():
@@ -145,7 +151,7 @@ class Feed:
         """See `Listener.lost`."""
         self.live_patterns.clear()
         for track in (*self.tracks.values(), *self._by_pattern.values()):
-            track.acknowledged = False
+            track.acknowledged = track.named = False
             track.behind = True
         self._behind.clear()
         self._changes.unpark_all()
@@ -159,7 +165,7 @@ class Feed:
         group = self._keys.group(channel)
         track = self.tracks.get(group)
         if key[1]:
-            if track is not None and track.acknowledged:
+            if track is not None and track.named:
                 return  # it comes by its name as well
             if self._first_match(group) != key[0]:
                 return
@@ -339,9 +345,10 @@ class Feed:
         track.behind = False
         if self._behind.get(track.group) is track:
             del self._behind[track.group]
-        track.promised = False
-        track.ready.set()
-        self._changes.unpark_all()
+        if track.named:
+            track.promised = False
+            track.ready.set()
+            self._changes.unpark_all()
 
     def _is_older(self, item: Item, page: Page) -> bool:
         """Whether something that was held back is of a numbering that has ended."""

@@ -23,6 +23,8 @@ __all__ = ["Presences"]
 
 logger = logging.getLogger("nexios_trio.redis")
 
+SWEEP: Final = 1.0
+"""Seconds between sweeps, at most."""
 AT_ONCE: Final = 200
 """Members renewed, or groups swept, by one command."""
 
@@ -149,7 +151,7 @@ class Presences:
         """
         chance = random.Random()  # noqa: S311 - no secret
         while True:
-            pause = self._lease * chance.uniform(0.1, 0.2)
+            pause = min(SWEEP, self._lease / 5) * chance.uniform(0.5, 1.0)
             self._due = trio.Event()
             with trio.move_on_at(min(self._due_at, trio.current_time() + pause)):
                 await self._due.wait()

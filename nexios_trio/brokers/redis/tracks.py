@@ -31,13 +31,15 @@ class Track:
     event_epoch: str = ""
     version: int = 0
     acknowledged: bool = False
-    """Whether Redis sends us its messages."""
+    """Whether Redis sends us its messages, be it by a pattern."""
+    named: bool = False
+    """Whether it sends them by the name."""
     behind: bool = True
     held: deque[Item] = field(factory=deque)
     spilled: bool = False
     """Too much was held back; what did not fit is in the history, if anywhere."""
     ready: trio.Event = field(factory=trio.Event)
-    """Set once the position is known."""
+    """Set once it is subscribed by its name and the position is known."""
     promised: bool = False
     """Somebody follows it who was not told from where."""
 

@@ -17,7 +17,7 @@ local age = tonumber(ARGV[2])
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'l')
 local epoch = meta[1]
 if not epoch then
-  redis.call('DEL', KEYS[1])
+  if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
   epoch = ARGV[1]
   redis.call('HSET', KEYS[2], 'e', epoch, 'o', '0')
 end

@@ -51,8 +51,9 @@ local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'l', 'c', 'f', 'r', field)
 local epoch, offset, last = meta[1], tonumber(meta[2] or '0'), meta[3] or ''
 local total, before, renewed = tonumber(meta[4] or '0'), tonumber(meta[5] or '0'), tonumber(meta[6] or '0')
 if not epoch then
-  -- Nobody knows what the entries of a stream without its meta were numbered by.
-  redis.call('DEL', KEYS[1])
+  -- Nobody knows what the entries of a stream without its meta were numbered by. (A script that has written
+  -- is not stopped by a full memory any more: so nothing is written for nothing.)
+  if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
   epoch = ARGV[4]
 elseif meta[7] and tonumber(meta[7]) >= tonumber(ARGV[6]) then
   -- It was done, and the answer was lost: say again what was said.
