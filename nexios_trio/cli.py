@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import resources
 from typing import Any, Final
 
 import click
@@ -96,6 +97,20 @@ def routes(application: str, as_json: bool) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@main.command("redis-script", context_settings=_HELP)
+def redis_script() -> None:
+    """Print the script by which programs in any language publish to groups over Redis.
+
+    Its first lines say what it takes; docs/scaling.md shows the call.
+    """
+    click.echo(_publish_script(), nl=False)
+
+
+def _publish_script() -> str:
+    lua = resources.files("nexios_trio.brokers").joinpath("redis", "lua", "publish.lua")
+    return lua.read_text("utf-8")
 
 
 def _rows(app: NexiosApp) -> list[dict[str, str]]:

@@ -281,14 +281,16 @@ class ChannelBox:
         save_history: bool = False,
         *,
         exclude: Collection[str] = (),
+        message_id: str | None = None,
     ) -> GroupSendStatusEnum:
         """Send to all members of a group; with ``save_history`` it is kept and can be resumed from.
 
-        Never waits for a member. ``exclude`` are ids of connections (``ws.id``). Cancelled, it was sent to
-        all or to none.
+        Sent again with the same ``message_id`` within some minutes, it is not delivered again. Never waits
+        for a member. ``exclude`` are ids of connections (``ws.id``). Cancelled, it was sent to all or none.
         """
         known = self.hub.checked(group_name) in self.hub.groups
-        await self.hub.broker.publish(group_name, draft_of(payload, exclude=exclude), keep=save_history)
+        draft = draft_of(payload, exclude=exclude, message_id=message_id)
+        await self.hub.broker.publish(group_name, draft, keep=save_history)
         return GroupSendStatusEnum.GROUP_SEND if known else GroupSendStatusEnum.NO_SUCH_GROUP
 
     @_OnBoxOrClass
@@ -343,9 +345,12 @@ class ChannelBox:
     # Ours
 
     @_OnBoxOrClass
-    async def send(self, group: str, payload: Any, *, save_history: bool = True) -> Message:
+    async def send(
+        self, group: str, payload: Any, *, save_history: bool = True, message_id: str | None = None
+    ) -> Message:
         """Send to a group from outside of any connection; see `Group.send`."""
-        return await self.hub.broker.publish(self.hub.checked(group), draft_of(payload), keep=save_history)
+        draft = draft_of(payload, message_id=message_id)
+        return await self.hub.broker.publish(self.hub.checked(group), draft, keep=save_history)
 
     @_OnBoxOrClass
     @asynccontextmanager

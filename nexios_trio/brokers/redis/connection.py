@@ -14,7 +14,7 @@ from attrs import define, field
 from nexios_trio.brokers.redis.address import Address, Credentials
 from nexios_trio.exceptions import BrokerCommandError, BrokerError, BrokerRefused, BrokerUnavailable
 
-__all__ = ["Argument", "Command", "Connection", "connect", "greeting", "judge", "pack"]
+__all__ = ["Argument", "Command", "Connection", "check_hello", "connect", "greeting", "judge", "pack"]
 
 Argument: TypeAlias = str | bytes | int | float
 Command: TypeAlias = Sequence[Argument]
