@@ -330,7 +330,7 @@ class NexiosApp:
         supervisor.failure = None
         try:
             lifespan = self._lifespan or _no_lifespan
-            async with self.channels.hub.broker.serving(), lifespan(self) as yielded:
+            async with self.channels.hub.serving(), lifespan(self) as yielded:
                 if isinstance(yielded, Mapping):
                     state.update(yielded)
                 async with mounted_lifespans(self._mounted, state):

@@ -177,6 +177,10 @@ class Broker(Protocol):
     """
 
     @property
+    def shared(self) -> bool:
+        """Whether there may be other nodes."""
+
+    @property
     def available(self) -> bool:
         """Whether the engine can be reached now: a send gets to all nodes, and theirs to this one."""
 

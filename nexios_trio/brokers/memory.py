@@ -77,6 +77,11 @@ class MemoryBroker:
         """Messages whose ids are the caller's, by group and id, the oldest first."""
 
     @property
+    def shared(self) -> bool:
+        """See `Broker.shared`: never."""
+        return False
+
+    @property
     def available(self) -> bool:
         """See `Broker.available`: always."""
         return True

@@ -97,6 +97,11 @@ class RedisBroker:
         self.feed.receiver = receiver
 
     @property
+    def shared(self) -> bool:
+        """See `Broker.shared`: always."""
+        return True
+
+    @property
     def available(self) -> bool:
         """See `Broker.available`."""
         return self.link.up and self.subscriber.up
