@@ -41,7 +41,7 @@ local function renew(k)
 end
 
 local function tell(k, kind, member)
-  local version = string.format('%.0f', redis.call('HINCRBY', k.pm, 'v', 1))
+  local version = string.format('%d', redis.call('HINCRBY', k.pm, 'v', 1))
   local epoch = redis.call('HGET', k.pm, 'e')
   local payload = '{"type":"presence.' .. kind .. '","version":' .. version .. ',"epoch":"' .. epoch
     .. '","member":' .. member .. '}'
@@ -127,7 +127,7 @@ if ARGV[1] == 'enter' then
   end
   redis.call('HSETNX', k.pm, 'e', ARGV[8])
   local member = cjson.decode(ARGV[7])
-  local order = string.format('%.0f', redis.call('HINCRBY', k.pm, 'c', 1))
+  local order = string.format('%d', redis.call('HINCRBY', k.pm, 'c', 1))
   redis.call('HSET', k.ph, id, order .. ' ' .. ARGV[7])
   redis.call('ZADD', k.pz, now + lease, id)
   local devices = redis.call('HINCRBY', k.pu, member.user, 1)

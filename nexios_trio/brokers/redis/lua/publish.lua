@@ -37,7 +37,7 @@ if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local stamp = string.format('%.0f', now)
+local stamp = string.format('%d', now)
 
 if not keep then
   redis.call('PUBLISH', ARGV[1], '[0,"","' .. nonce .. '","",' .. stamp .. ',' .. ARGV[3] .. ']\n' .. ARGV[2])
@@ -70,19 +70,22 @@ elseif meta[7] and tonumber(meta[7]) >= tonumber(ARGV[6]) then
 end
 
 offset = offset + 1
-local number = string.format('%.0f', offset)
+local number = string.format('%d', offset)
+local ever = meta[4] or '0'
 local payload = '[' .. number .. ',"' .. epoch .. '","' .. nonce .. '","' .. last .. '",' .. stamp .. ',' .. ARGV[3]
   .. ']\n' .. ARGV[2]
-redis.call('XADD', KEYS[1], 'MAXLEN', most, number .. '-0', 'm', payload, 'c', string.format('%.0f', total))
+redis.call('XADD', KEYS[1], 'MAXLEN', most, number .. '-0', 'm', payload, 'c', ever)
 total = total + #ARGV[2]
+local first = meta[5] or '0'
 while total - before > bytes do
   local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
   before = oldest and tonumber(oldest[2][4]) or total
+  first = string.format('%d', before)
   if total - before > bytes then redis.call('XDEL', KEYS[1], oldest[1]) end
 end
 local renew = now - renewed > age / 4 or now < renewed
-redis.call('HSET', KEYS[2], 'e', epoch, 'o', number, 'l', nonce, 'c', string.format('%.0f', total),
-  'f', string.format('%.0f', before), 'r', renew and stamp or string.format('%.0f', renewed), field, ARGV[6])
+redis.call('HSET', KEYS[2], 'e', epoch, 'o', number, 'l', nonce, 'c', string.format('%d', total),
+  'f', first, 'r', renew and stamp or meta[6] or '0', field, ARGV[6])
 if renew then
   redis.call('PEXPIRE', KEYS[1], math.ceil(age * 1.5))
   redis.call('PEXPIRE', KEYS[2], math.ceil(age * 3 + 3600000))
