@@ -636,6 +636,48 @@ async def test_what_is_no_message_is_left_out_and_logged_once(
         assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+async def test_what_others_put_into_a_history_is_left_out(shared_redis: RedisServer, prefix: str) -> None:
+    async with node(shared_redis.url, there := Recorder(), prefix=prefix) as broker:
+        await broker.subscribe("g")
+        (first,) = await fill(broker, "g", range(1))
+        await broker.link.call("XADD", f"{prefix}{{g}}:s", "2-0", "m", b"\xff", "c", 0)
+        await broker.link.call("HSET", f"{prefix}{{g}}:m", "o", 2)
+        await fill(broker, "g", range(1, 2))
+        assert seen(await broker.history("g")) == ["0", "1"]
+        assert first.position is not None
+        assert not (await broker.history("g", since=first.position)).complete
+        assert there.resyncs == ["g"]
+
+
+async def test_a_group_whose_keys_are_spoilt_spoils_no_other_one(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    async with node(shared_redis.url, there := Recorder(), prefix=prefix) as broker:
+        groups = [f"g{n}" for n in range(20)]
+        for group in groups:
+            await broker.subscribe(group)
+            await fill(broker, group, range(1))
+        await trio.to_thread.run_sync(shared_redis.ask, "SET", f"{prefix}{{g7}}:s", "no stream")
+        assert await trio.to_thread.run_sync(kill_subscribers, shared_redis) == 1
+        for group in groups:
+            if group != "g7":
+                await fill(broker, group, range(1, 2))
+        await count(there, 39)
+        await trio.to_thread.run_sync(shared_redis.ask, "DEL", f"{prefix}{{g7}}:s")
+        await fill(broker, "g7", range(1, 2))
+        await until(lambda: not broker.feed.tracks["g7"].behind)
+
+
+async def test_a_message_id_cannot_be_chosen_to_hit_another_groups_keys(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    async with node(shared_redis.url, Recorder(), prefix=prefix) as broker:
+        await broker.publish("a", text("1", id="x{}:s", once=True), keep=True)
+        await broker.publish("a", text("1", id="x{}:i:y", once=True), keep=True)
+        assert (await broker.publish("a}:i:x{", text("2", id="y", once=True), keep=True)).offset == 1
+        assert seen(await broker.history("a}:i:x{")) == ["2"]
+
+
 async def test_prefixes_do_not_meet(shared_redis: RedisServer, prefix: str) -> None:
     async with (
         node(shared_redis.url, here := Recorder(), prefix=prefix) as first,

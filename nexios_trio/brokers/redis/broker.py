@@ -116,7 +116,7 @@ class RedisBroker:
         self.store.node = secrets.token_urlsafe(6)  # two processes may be copies of one
         self.link.reset()
         self.subscriber.reset()
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
                 for task in (
@@ -131,7 +131,7 @@ class RedisBroker:
                 try:
                     await self._start()
                     yield
-                except Exception as error:  # goes on as it is, not as one of a group
+                except (Exception, KeyboardInterrupt, SystemExit) as error:  # goes on as it is, in no group
                     failure = error
                 finally:
                     with trio.move_on_after(1.0, shield=True):

@@ -25,7 +25,7 @@ from nexios_trio.brokers.redis.reconnect import Backoff
 from nexios_trio.brokers.redis.scripts import Keys
 from nexios_trio.brokers.redis.subscriber import Key
 from nexios_trio.brokers.redis.tracks import Item, Page, Request, Track, follows, start_before
-from nexios_trio.exceptions import BrokerError
+from nexios_trio.exceptions import BrokerCommandError, BrokerError
 
 __all__ = ["Feed"]
 
@@ -289,11 +289,12 @@ class Feed:
     async def fill(self) -> None:
         """Fill holes as they are found, until cancelled."""
         backoff = Backoff()
+        at_once = FILL_AT_ONCE
         while True:
             if not self._behind:
                 self._fell_behind = trio.Event()
                 await self._fell_behind.wait()
-            tracks = [*self._behind.values()][:FILL_AT_ONCE]
+            tracks = [*self._behind.values()][:at_once]
             requests = [
                 Request(
                     track.group,
@@ -306,10 +307,18 @@ class Feed:
             try:
                 pages = await self._read(requests)
             except BrokerError as error:
+                if isinstance(error, BrokerCommandError) and at_once > 1:
+                    at_once = 1  # find the one with which something is wrong
+                    continue
                 logger.warning("the history of %d groups could not be read: %s", len(tracks), error)
+                for track in tracks:  # the others come first
+                    if track.group in self._behind:
+                        self._behind.move_to_end(track.group)
                 await trio.sleep(backoff.pause())
                 continue
             backoff.reset()
+            if len(self._behind) <= 1:
+                at_once = FILL_AT_ONCE
             for track, page in zip(tracks, pages, strict=True):
                 if self._behind.get(track.group) is track and track.acknowledged:
                     await self._catch_up(track, page)

@@ -116,7 +116,11 @@ class Link:
         `BrokerCommandError` or `BrokerRefused` for the first error among the replies.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        call = self._enqueue(tuple(commands))
+        chosen = tuple(commands)
+        if not chosen:
+            await trio.lowlevel.checkpoint()
+            return []
+        call = self._enqueue(chosen)
         limit = self.timeout if timeout is None else timeout
         with trio.move_on_after(limit):
             return await self._replies(call)

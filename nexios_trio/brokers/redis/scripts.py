@@ -52,6 +52,12 @@ class Keys:
         """Where messages of a group are published."""
         return f"{self.prefix}{{{group}}}"
 
+    def once(self, group: str, name: str) -> str:
+        """Where it is noted that a message id was used. Escaped, or a group and an id could be chosen so that
+        the key is another group's."""
+        escaped = name.replace("%", "%25").replace("}", "%7D")
+        return f"{self.channel(group)}:i:{escaped}"
+
     def group(self, channel: str) -> str:
         """The other way round."""
         return channel[len(self.prefix) + 1 : -1]

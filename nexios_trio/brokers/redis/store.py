@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from attrs import define, field, frozen
 
 from nexios_trio.brokers.base import Draft, Message
@@ -74,7 +76,7 @@ class Store:
             3,
             f"{channel}:s",
             f"{channel}:m",
-            f"{channel}:i:{draft.id}" if once else f"{channel}:m",
+            self.keys.once(group, draft.id) if once else f"{channel}:m",
             channel,
             draft.data,
             encode_tail(draft),
@@ -146,15 +148,22 @@ class Store:
         """The answer to `reading`, and to `events`."""
         epoch, offset, nonce, now, payloads, event_epoch, version = reply
         oldest = int(now) / 1000 - self.limits.age
-        messages = [decode_message(group, payload) for payload in payloads]
-        kept = [entry for entry in messages if entry[0].sent_at > oldest]
-        decoded: list[Event] = [decode_event(group, entry[1][1]) for entry in events]
+        messages: list[tuple[Message, str]] = []
+        decoded: list[Event] = []
+        # What others have put there is left out; it shows as a hole.
+        for payload in payloads:
+            with contextlib.suppress(ValueError, msgspec.DecodeError):
+                messages.append(decode_message(group, payload))
+        for entry in events:
+            with contextlib.suppress(ValueError, msgspec.DecodeError):
+                decoded.append(decode_event(group, entry[1][1]))
+        kept = [message for message in messages if message[0].sent_at > oldest]
         return Page(
             _text(epoch),
             int(offset),
             _text(nonce),
             kept,
-            len(messages) >= PAGE and messages[-1][0].offset != offset,
+            len(payloads) >= PAGE and bool(messages) and messages[-1][0].offset != offset,
             _text(event_epoch),
             int(version),
             decoded,

@@ -3,7 +3,7 @@
 -- KEYS[1] stream   {group}:s
 -- KEYS[2] meta     {group}:m    e epoch, o offset, l nonce of the newest, c bytes ever, f bytes before the
 --                               oldest kept, r when the times to live were renewed, n:<node> its newest number
--- KEYS[3] result   {group}:i:<message id>     only looked at if ARGV[7] is more than 0
+-- KEYS[3] result   {group}:i:<message id>     with %25 for % and %7D for }; only looked at if ARGV[7] is more than 0
 --
 -- ARGV[1] channel, which is {group} with the prefix
 -- ARGV[2] data, as it goes to clients
