@@ -17,7 +17,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Router
 
 from nexios_trio.brokers import Broker, MemoryBroker
-from nexios_trio.config import ConnectionSettings, Heartbeat, HistoryLimits, Limits, Rate
+from nexios_trio.config import ConnectionSettings, Deflate, Heartbeat, HistoryLimits, Limits, Rate
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.lifespan import (
@@ -69,7 +69,8 @@ class NexiosApp:
     `nexios_trio.security.origin`; ``trusted_hosts`` the Host headers that the app answers to; ``proxy`` the
     reverse proxies that are believed, see `nexios_trio.security.proxy`. ``authenticate``, ``requires``,
     ``rate_limit`` and ``on_invalid`` hold for all WebSocket routes, see
-    `nexios_trio.security.rules.RuleOptions`. ``debug`` tells clients what went wrong: in development only.
+    `nexios_trio.security.rules.RuleOptions`. ``deflate`` grants compression to clients that offer it, see
+    `nexios_trio.Deflate`. ``debug`` tells clients what went wrong: in development only.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class NexiosApp:
         close_timeout: float = 5.0,
         unread_timeout: float = 60.0,
         disconnect_grace: float = 5.0,
+        deflate: Deflate | None = None,
         convertors: Mapping[str, Convertor[Any]] | None = None,
         exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
         broker: Broker | str = "memory://",
@@ -103,6 +105,10 @@ class NexiosApp:
             limits = Limits()
         if not isinstance(limits, Limits):
             raise WrongTypeError(f"limits is a Limits, such as Limits(message_bytes=65536), not {limits!r}")
+        if deflate is not None and not isinstance(deflate, Deflate):
+            raise WrongTypeError(
+                f"deflate is a Deflate, such as Deflate(threshold=1024), or None, not {deflate!r}"
+            )
         self.guard = Guard(limits, allowed_origins=allowed_origins, trusted_hosts=trusted_hosts, proxy=proxy)
         """Who may open a connection: ``app.guard.counts`` says how often a client was refused something."""
         self.state = State()
@@ -118,6 +124,7 @@ class NexiosApp:
             close_timeout,
             unread_timeout,
             disconnect_grace,
+            deflate,
             debug,
         )
         self.ws_router = WSRouter(

@@ -67,17 +67,9 @@ class Engine:
         scope = self._scope(request, sock, root_path, dict(state or {}))
         begun = time.perf_counter()
         answered: list[int] = []
-        settings = self.settings
         transport = EngineTransport(
-            sock,
-            request,
-            self.reactor,
-            limits=settings.limits,
-            heartbeat=settings.heartbeat,
-            early=early,
-            on_answer=answered.append,
+            sock, request, self.reactor, self.settings, early=early, on_answer=answered.append
         )
-        transport.close_timeout = settings.close_timeout
         scope["extensions"] = {"websocket.http.response": {}, TRANSPORT: transport}
         try:
             await self._call(scope, transport)

@@ -56,7 +56,7 @@ class Hold:
             self._stream.app_put = self._queue.put
         if isinstance(self._stream, WSStream):
             self._stream.context = cast("Any", _StreamContext(self._stream.context, self._ended))
-            _decline_bad_extensions(self._stream)
+            _choose_extensions(self._stream)
             over_http1 = isinstance(protocol, H11Protocol)  # over HTTP/2 other streams go on
             when_closed = self._tcp.client_closed if self._tcp is not None and over_http1 else None
             wire.take_hold(self._stream, when_closed)
@@ -148,10 +148,13 @@ def _tell_when_lost(
     told.append(tell)
 
 
-def _decline_bad_extensions(stream: WSStream) -> None:
-    """An offer that wsproto cannot read would fail in the app's accept(); go on without extensions."""
+def _choose_extensions(stream: WSStream) -> None:
+    """Decline permessage-deflate where the app does not want it, and an offer that wsproto cannot read: that
+    would fail in the app's accept()."""
     offered = stream.handshake.extensions
-    if offered is not None:
+    if getattr(stream.config, "deflate", None) is None:
+        stream.handshake.extensions = None
+    elif offered is not None:
         try:
             server_extensions_handshake(list(offered), [PerMessageDeflate()])
         except (ValueError, RemoteProtocolError) as error:

@@ -330,6 +330,7 @@ def _tune(config: Config, sockets: Sockets, settings: ConnectionSettings) -> Non
     if not _is_set(config, "logger_class"):
         config.logger_class = SafeLogger if config.statsd_host is None else SafeStatsdLogger
         config._log = None
+    config.deflate = settings.deflate  # type: ignore[attr-defined]
     _tune_heartbeat(config, sockets, settings.heartbeat)
 
 

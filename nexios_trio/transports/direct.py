@@ -24,19 +24,20 @@ class Sender(Protocol):
 class DirectOutbox(Outbox):
     """See the module. What it holds is taken out by `take_nowait` when the socket has room."""
 
-    __slots__ = ("_sender",)
+    __slots__ = ("_send_now", "_sender")
 
     def __init__(self, limits: Limits, sender: Sender) -> None:
         super().__init__(limits.outbox_messages, limits.outbox_bytes)
         self._sender = sender
+        self._send_now = sender.send_now
 
     def offer(self, entry: Entry, overflow: Overflow, counters: Drops) -> bool:
-        if not self.closed and not self._entries and self._sender.send_now(entry):
+        if not self._entries and not self.closed and self._send_now(entry):
             return True
         return super().offer(entry, overflow, counters)
 
     def put_nowait(self, entry: Entry) -> bool:
-        if not self.closed and not self._entries and self._sender.send_now(entry):
+        if not self._entries and not self.closed and self._send_now(entry):
             return True
         return super().put_nowait(entry)
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from nexios_trio.config import Heartbeat, Limits
+from nexios_trio.config import ConnectionSettings, Limits
 from nexios_trio.transports.base import Closure
 from nexios_trio.transports.core import Core, close_code_of
 from nexios_trio.transports.direct import DirectOutbox
@@ -28,7 +28,6 @@ from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.wire import (
     Agreement,
     Close,
-    Deflate,
     Failure,
     Ping,
     Pong,
@@ -48,7 +47,9 @@ TRANSPORT: Final = "nexios_trio.transport"
 with it; ASGI's ``receive`` and ``send`` are that transport's methods."""
 
 READ_BYTES: Final = 1 << 16
-"""What is read from a socket at a time."""
+"""What is read from a socket at a time..."""
+READ_MORE_BYTES: Final = 1 << 18
+"""...and what is once that was not enough, so that a large message comes in one piece or few."""
 WRITE_BYTES: Final = 1 << 16
 """What is taken out of an outbox for one write."""
 EARLY_BYTES: Final = 1 << 16
@@ -86,16 +87,18 @@ class EngineTransport(Core):
         "_drained",
         "_early",
         "_ended",
-        "_fail_by",
         "_failed",
-        "_failing",
         "_heard",
+        "_heard_all",
         "_heartbeat",
+        "_last_word",
+        "_last_word_by",
         "_limits",
         "_pending",
         "_pings",
         "_progress",
         "_reactor",
+        "_read_bytes",
         "_recv",
         "_request",
         "_send_raw",
@@ -116,22 +119,22 @@ class EngineTransport(Core):
         sock: socket.socket,
         request: Request,
         reactor: Reactor,
+        settings: ConnectionSettings,
         *,
-        limits: Limits,
-        heartbeat: Heartbeat | None = None,
-        deflate: Deflate | None = None,
         early: bytes = b"",
         on_answer: Callable[[int], None] | None = None,
     ) -> None:
-        super().__init__({}, limits)
-        self._limits = limits
+        super().__init__({}, settings.limits)
+        self._limits = settings.limits
+        self._heartbeat = settings.heartbeat
+        self._deflate = settings.deflate
+        self.close_timeout = settings.close_timeout
         self.sock = sock
         self._recv = sock.recv
+        self._read_bytes = READ_BYTES
         self._send_raw = sock.send
         self._request = request
         self._reactor = reactor
-        self._heartbeat = heartbeat
-        self._deflate = deflate
         self._agreement: Agreement | None = None
         self.on_answer = on_answer
         """Told the status that the handshake is answered with."""
@@ -147,14 +150,16 @@ class EngineTransport(Core):
         """The reactor's note of what it watches for."""
         self.scheduled = math.inf
         """The reactor's note of the next `tick`."""
-        self._failing: Callable[[], Exception] | None = None
-        self._fail_by = math.inf
-        """What is to be done about a violation, and by when."""
+        self._last_word: Callable[[], Exception] | None = None
+        self._last_word_by = math.inf
+        """What ends the connection once the handler has had what came before, and by when at the latest."""
         self._failed = False
         """The peer broke the protocol, and may be sending still."""
         self._drained: trio.Event | None = None
         self._ended = False
-        """Nothing more is to be had from this socket."""
+        """The socket is broken, or closed."""
+        self._heard_all = False
+        """The peer sends nothing more."""
         self._heard = self._progress = reactor.now
         self._pings: Pings | None = None
         self._unread_by = math.inf
@@ -162,20 +167,21 @@ class EngineTransport(Core):
         self._alarm: Callable[[float], float] | None = None
         reactor.watch(self)
 
-    def set_limits(self, limits: Limits) -> None:
-        self._limits = limits
-        super().set_limits(limits)
-
-    def set_heartbeat(self, heartbeat: Heartbeat | None) -> None:
-        """Ping as this says; before `accept` only."""
-        self._heartbeat = heartbeat
+    def configure(self, settings: ConnectionSettings) -> None:
+        """What holds for this connection; before `accept` only."""
+        if settings.limits is not self._limits:
+            self._limits = settings.limits
+            self.set_limits(settings.limits)
+        self._heartbeat = settings.heartbeat
+        self._deflate = settings.deflate
+        self.close_timeout = settings.close_timeout
 
     # What the reactor tells us
 
     def readable(self) -> None:
         """Read once, and hand on what is complete."""
         try:
-            data = self._recv(READ_BYTES)
+            data = self._recv(self._read_bytes)
         except _BUSY:
             return
         except OSError as error:
@@ -184,6 +190,8 @@ class EngineTransport(Core):
         if not data:
             self._eof()
             return
+        if len(data) >= READ_BYTES:
+            self._read_bytes = READ_MORE_BYTES
         self._heard = self._reactor.now
         wire = self._wire
         if wire is None:
@@ -273,19 +281,26 @@ class EngineTransport(Core):
     def hung_up(self) -> None:
         """The kernel says that the socket is broken, whether we read or not."""
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._broken(OSError(error, "the connection is broken"))
+        if error or self._heard_all:
+            self._broken(OSError(error or errno.ECONNRESET, "the connection is broken"))
         else:
             self.readable()
 
     def _eof(self) -> None:
+        """Nothing more will come; the client may still read (a half-closed TCP connection)."""
+        self._heard_all = True
         self.reading = False
-        self._stop_watching()
-        self._forget_unsent()
+        self._reactor.watch(self)
+        if self._last_word is None and not self._peer_gone:
+            self._end_after_inbox(self._answer_eof)
+
+    def _answer_eof(self) -> Exception:
+        self._last_word, self._last_word_by = None, math.inf
         if self._wire is not None:
             self._wire.receive_eof()
-        if not self._peer_gone:
-            self._gone(Closure(1006, "", "network"))
+        self.lost()
+        assert self.closure is not None
+        return self.closure.error()
 
     def _broken(self, error: OSError, reason: str = "") -> None:
         self._ended = True
@@ -307,27 +322,39 @@ class EngineTransport(Core):
 
     # Frames
 
+    def _end_after_inbox(self, last_word: Callable[[], Exception]) -> None:
+        """End the connection once the handler has had what came before, so that it can still answer that; a
+        Close may be answered so much later (RFC 6455 §5.5.1)."""
+        if self.state is not State.OPEN or not len(self.inbox):
+            last_word()
+            return
+        self._last_word = last_word
+        self._last_word_by = trio.current_time() + self.close_timeout
+        self._wake_at(self._last_word_by)
+        self.inbox.stop(last_word)
+
     def _closed_by_peer(self, wire: Wire, close: Close) -> None:
+        self._end_after_inbox(partial(self._answer_close, wire, close))
+
+    def _answer_close(self, wire: Wire, close: Close) -> Exception:
+        self._last_word, self._last_word_by = None, math.inf
         if not self._close_sent:
             self._close_sent = True
             self._write(wire.encode_close())
-        self._gone(Closure(close.code, close.reason, "peer"))
+        if not self._peer_gone:
+            self._gone(Closure(close.code, close.reason, "peer"))
+        assert self.closure is not None
+        return self.closure.error()
 
     def _violated(self, wire: Wire, failure: Failure) -> None:
-        """Fail the connection (RFC 6455 §7.1.7), once the handler has had what came before the violation, so
-        that it can still answer that."""
-        if self.state is not State.OPEN or not len(self.inbox):
-            self._fail(wire, failure)
-            return
-        self._failing = partial(self._fail, wire, failure)
-        self._fail_by = trio.current_time() + self.close_timeout
-        self.reading = False
-        self._reactor.watch(self)
-        self._wake_at(self._fail_by)
-        self.inbox.stop(self._failing)
+        """Fail the connection (RFC 6455 §7.1.7)."""
+        self._end_after_inbox(partial(self._fail, wire, failure))
+        if self._last_word is not None:
+            self.reading = False
+            self._reactor.watch(self)
 
     def _fail(self, wire: Wire, failure: Failure) -> Exception:
-        self._failing, self._fail_by = None, math.inf
+        self._last_word, self._last_word_by = None, math.inf
         if self.state is State.OPEN or self.state is State.CLOSING:
             code, reason = failure.code, failure.reason
             if code == 1009:
@@ -361,7 +388,7 @@ class EngineTransport(Core):
         self.choked = False
         self._unread_by = math.inf
         self.received_at = self._heard = trio.current_time()
-        if not self._ended and self._failing is None:
+        if not (self._ended or self._heard_all or self._last_word is not None):
             self.reading = True
             self._reactor.watch(self)
 
@@ -389,12 +416,12 @@ class EngineTransport(Core):
             self._alarm_at = self._alarm(now)
         if self._ended:
             return self._alarm_at
-        if now >= self._fail_by and self._failing is not None:
-            self._failing()
+        if now >= self._last_word_by and self._last_word is not None:
+            self._last_word()
         if now >= self._unread_by:
             self._unread_by = now + self.unread_timeout
             self.hooks.unread()
-        due = min(self._alarm_at, self._unread_by, self._fail_by)
+        due = min(self._alarm_at, self._unread_by, self._last_word_by)
         if self.unsent:
             if now >= self._progress + self._patience:
                 self._broken(OSError(errno.ETIMEDOUT, "the client does not read"))
@@ -526,7 +553,16 @@ class EngineTransport(Core):
         """Send a message of the outbox past it, if nothing waits; for `DirectOutbox`. Never raises."""
         if self.unsent or self.state is not State.OPEN:
             return False
-        self._write(self._frame_of(entry))
+        frame = entry.wire() if self._agreement is None else self._frame_of(entry)
+        try:
+            sent = self._send_raw(frame)
+        except _BUSY:
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            return True
+        if sent < len(frame):
+            self._keep(frame, sent)
         return True
 
     def _frame_of(self, entry: Entry) -> bytes:
@@ -578,11 +614,13 @@ class EngineTransport(Core):
             return
         self._close_sent = True
         code, reason = self._wire_close
-        if self._wire is not None:
-            self._write(self._wire.encode_close(code, reason))
-        else:
+        if self._wire is None:
             self._write(reject_response(403))
             self._answered(403)
+            return
+        self._write(self._wire.encode_close(code, reason))
+        if self._last_word is not None:
+            self._last_word()
 
     async def finish(self) -> None:
         """Let the last words out, within `close_timeout`; then close TCP. For once the app has ended."""

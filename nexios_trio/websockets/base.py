@@ -90,6 +90,27 @@ class _Messages(Generic[T]):
             raise StopAsyncIteration from None
 
 
+class _Plain(Generic[T]):
+    """The same for messages of one type as they are: one step less between the loop and the inbox."""
+
+    def __init__(self, ws: WebSocket, wanted: type[T], name: Literal["text", "binary"]) -> None:
+        self._take = ws._take
+        self._wanted = wanted
+        self._name = name
+
+    def __aiter__(self) -> _Plain[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            data = await self._take()
+        except WebSocketDisconnect:
+            raise StopAsyncIteration from None
+        if isinstance(data, self._wanted):
+            return data
+        raise MessageTypeError(self._name, data)
+
+
 class WebSocket(HTTPConnection):
     """One WebSocket connection; the framework makes it and passes it to your handler.
 
@@ -247,20 +268,14 @@ class WebSocket(HTTPConnection):
         Raises `WebSocketDisconnect` once all messages are read and the connection is over, and
         `MessageTypeError` for a binary message (which it carries). Cancelled, it has taken nothing.
         """
-        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
-            data = await self._transport.take()
-        else:
-            data = await self._next()
+        data = await self._take()
         if isinstance(data, str):
             return data
         raise MessageTypeError("text", data)
 
     async def receive_bytes(self) -> bytes:
         """The next message, which must be binary; otherwise as `receive_text`."""
-        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
-            data = await self._transport.take()
-        else:
-            data = await self._next()
+        data = await self._take()
         if isinstance(data, bytes):
             return data
         raise MessageTypeError("binary", data)
@@ -325,6 +340,11 @@ class WebSocket(HTTPConnection):
             return self._told
         return message
 
+    def _take(self) -> Awaitable[str | bytes]:
+        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
+            return self._transport.take()
+        return self._next()
+
     async def _next(self) -> str | bytes:
         if self._intake is not None:
             if self._intake.holds:
@@ -346,11 +366,11 @@ class WebSocket(HTTPConnection):
 
     def iter_text(self) -> AsyncIterator[str]:
         """Text messages until the connection is over; a binary one raises as in `receive_text`."""
-        return _Messages(self.receive_text)
+        return _Plain(self, str, "text")
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """Binary messages until the connection is over; a text one raises as in `receive_bytes`."""
-        return _Messages(self.receive_bytes)
+        return _Plain(self, bytes, "binary")
 
     @overload
     def iter_json(self, type: type[T], *, mode: Literal["text", "binary"] = ...) -> AsyncIterator[T]: ...

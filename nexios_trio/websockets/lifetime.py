@@ -115,8 +115,7 @@ class Connection:
             else transport
         )
         if isinstance(self.transport, EngineTransport):
-            self.transport.set_limits(settings.limits)
-            self.transport.set_heartbeat(settings.heartbeat)
+            self.transport.configure(settings)
         self.transport.close_timeout = settings.close_timeout
         self.transport.unread_timeout = settings.unread_timeout
         self.transport.hooks = Hooks(self._closing, self._accepted, self._unread, self._too_big)

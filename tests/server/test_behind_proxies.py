@@ -26,7 +26,16 @@ from wsproto.events import AcceptConnection, Event, Ping, RejectConnection, Reje
 from wsproto.events import Request as Handshake
 from wsproto.extensions import PerMessageDeflate
 
-from nexios_trio import Heartbeat, Limits, NexiosApp, Proxy, SubprotocolToken, WebSocket, WebSocketDisconnect
+from nexios_trio import (
+    Deflate,
+    Heartbeat,
+    Limits,
+    NexiosApp,
+    Proxy,
+    SubprotocolToken,
+    WebSocket,
+    WebSocketDisconnect,
+)
 from nexios_trio.testing import TestServer, serve
 from tests.lanes import SocketPeer
 from tests.server.test_hostile_and_dead_clients import HOSTILE
@@ -399,7 +408,7 @@ async def test_close_codes_and_refusals_pass(start: Start) -> None:
 async def test_a_message_of_a_mebibyte_passes_and_a_larger_one_closes_with_1009(
     deflate: bool, start: Start
 ) -> None:
-    app = echo_app()
+    app = echo_app(deflate=Deflate())
     extensions = [PerMessageDeflate()] if deflate else []
     async with serve(app) as server, start(server) as front:
         async with front.connect(extensions=extensions) as client:
