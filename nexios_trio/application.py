@@ -43,7 +43,7 @@ from nexios_trio.supervision import OnCrash, Supervisor
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.transports.engine import TRANSPORT, EngineTransport
 from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
-from nexios_trio.websockets.base import GUARD, HUB, OnInvalid
+from nexios_trio.websockets.base import SERVICES, OnInvalid, Services
 from nexios_trio.websockets.channels import ChannelBox, current_box
 from nexios_trio.websockets.lifetime import Connection
 
@@ -116,6 +116,7 @@ class NexiosApp:
         """The live connections of this app: ``len(app.connections)``."""
         self.channels = ChannelBox(_broker(broker, history, presence_grace), self.connections, limits)
         """The groups of this app; `ChannelBox` on the class means this one inside the app."""
+        self._services = Services(self.channels.hub, self.guard)
         self.events = EventEmitter(self.channels.current)
         self.settings = ConnectionSettings(
             limits,
@@ -358,8 +359,7 @@ class NexiosApp:
                 await run_lifespan(scope, receive, send, up=self._up)
                 return
             scope["app"] = self
-            scope[HUB] = self.channels.hub
-            scope[GUARD] = self.guard
+            scope[SERVICES] = self._services
             scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
             scope["app_root_path"] = scope.get("root_path", "")
             if self._stack is None:

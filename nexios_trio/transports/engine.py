@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import trio
@@ -133,14 +134,15 @@ class EngineTransport(Core):
         self._recv = sock.recv
         self._read_bytes = READ_BYTES
         self._send_raw = sock.send
-        self._request = request
+        self._request: Request | None = request
+        """Until it is answered."""
         self._reactor = reactor
         self._agreement: Agreement | None = None
         self.on_answer = on_answer
         """Told the status that the handshake is answered with."""
         self._wire: Wire | None = None
         self._early = early
-        self._pending: deque[bytes | memoryview] = deque()
+        self._pending: deque[bytes | memoryview] | None = None
         self.unsent = 0
         """Bytes that the kernel has not taken yet."""
         self._streak = 0
@@ -235,15 +237,17 @@ class EngineTransport(Core):
     def writable(self) -> None:
         """Send what waits, as far as the kernel takes it."""
         while True:
-            pending = self._pending
-            if not pending and not self._refill():
+            if not self._pending and not self._refill():
+                self._pending = None
                 self.writing = False
                 self._reactor.watch(self)
                 if self._drained is not None:
                     self._drained.set()
                 return
+            pending = self._pending
+            assert pending is not None
             try:
-                sent = self.sock.sendmsg([*pending][:64])
+                sent = self.sock.sendmsg(list(islice(pending, 64)))
             except _BUSY:
                 return
             except OSError as error:
@@ -265,7 +269,7 @@ class EngineTransport(Core):
         if self._wire is not None:
             answer = self._wire.data_to_send()
             if answer:
-                self._pending.append(answer)
+                self._keep_for_later(answer)
                 size = len(answer)
         if self.outbox is not None:
             while size < WRITE_BYTES:
@@ -273,10 +277,15 @@ class EngineTransport(Core):
                 if entry is None:
                     break
                 frame = self._frame_of(entry)
-                self._pending.append(frame)
+                self._keep_for_later(frame)
                 size += len(frame)
         self.unsent += size
         return size > 0
+
+    def _keep_for_later(self, piece: bytes | memoryview) -> None:
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(piece)
 
     def hung_up(self) -> None:
         """The kernel says that the socket is broken, whether we read or not."""
@@ -311,7 +320,7 @@ class EngineTransport(Core):
         self.lost(reason)
 
     def _forget_unsent(self) -> None:
-        self._pending.clear()
+        self._pending = None
         self.unsent = 0
         if self._drained is not None:
             self._drained.set()
@@ -456,6 +465,7 @@ class EngineTransport(Core):
         if subprotocol is None:
             subprotocol = self.default_subprotocol
         request = self._request
+        assert request is not None
         agreement = None if self._deflate is None else agree(self._deflate, request.extensions)
         self._agreement = agreement
         answer = accept_response(request, subprotocol=subprotocol, agreement=agreement, headers=headers)
@@ -466,6 +476,7 @@ class EngineTransport(Core):
             else Wire.server(max_message_bytes=limits.message_bytes, deflate=agreement)
         )
         self.state = State.OPEN
+        self._request = None
         self._write(answer)
         self._answered(101)
         self._begin_heartbeat()
@@ -581,7 +592,7 @@ class EngineTransport(Core):
         if self._ended or not data:
             return
         if self.unsent:
-            self._pending.append(data)
+            self._keep_for_later(data)
             self.unsent += len(data)
             return
         try:
@@ -595,7 +606,7 @@ class EngineTransport(Core):
             self._keep(data, sent)
 
     def _keep(self, frame: bytes, sent: int) -> None:
-        self._pending.append(memoryview(frame)[sent:] if sent else frame)
+        self._keep_for_later(memoryview(frame)[sent:] if sent else frame)
         self.unsent += len(frame) - sent
         self.writing = True
         self._progress = trio.current_time()

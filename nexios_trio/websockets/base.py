@@ -32,13 +32,10 @@ if TYPE_CHECKING:
     from nexios_trio.websockets.hub import Hub
     from nexios_trio.websockets.lifetime import Connection
 
-HUB = "nexios_trio.hub"
-"""The scope key of the groups of the app that a connection belongs to."""
+SERVICES = "nexios_trio.services"
+"""The scope key of what the app that a connection belongs to has for it."""
 
-GUARD = "nexios_trio.guard"
-"""The scope key of the guard of the app that a connection belongs to."""
-
-__all__ = ["GUARD", "HUB", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
+__all__ = ["SERVICES", "Services", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -71,6 +68,16 @@ class OutboxStatistics:
     dropped_oldest: int = 0
     dropped_newest: int = 0
     conflated: int = 0
+
+
+@frozen
+class Services:
+    """What an app has for its connections; one object for all, so that scopes stay small."""
+
+    hub: Any
+    """Its groups: a `nexios_trio.websockets.hub.Hub`."""
+    guard: Any
+    """Its `nexios_trio.security.guard.Guard`."""
 
 
 class _Messages(Generic[T]):
@@ -485,7 +492,7 @@ class WebSocket(HTTPConnection):
         over them. Not a checkpoint.
         """
         if isinstance(limit, str | Rate):
-            factory: MeterFactory = self.scope[GUARD].rate_limit(limit)
+            factory: MeterFactory = self.scope[SERVICES].guard.rate_limit(limit)
         elif isinstance(limit, type) or not callable(getattr(limit, "meter", None)):
             raise WrongTypeError(f'a rate limit is a RateLimit or a str such as "10/s", not {limit!r}')
         else:
@@ -590,7 +597,7 @@ class WebSocket(HTTPConnection):
         )
 
     def _hub(self) -> Hub:
-        hub: Hub = self.scope[HUB]
+        hub: Hub = self.scope[SERVICES].hub
         return hub
 
     # Children
