@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket as StarletteWebSocket
+from trio.testing import MockClock
 from wsproto.extensions import PerMessageDeflate
 
 from nexios_trio import Deflate, Heartbeat, Limits, NexiosApp, WebSocket, WebSocketDisconnect
@@ -462,3 +463,33 @@ async def test_over_a_unix_socket(tmp_path: Any) -> None:
             await peer.send("by the door")
             assert await peer.receive() == "by the door"
             await peer.close()
+
+
+class Steps(trio.abc.Instrument):
+    """How often tasks of Trio ran."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.names.append(task.name)
+
+
+async def test_idle_connections_wake_nobody_between_two_heartbeats(autojump_clock: MockClock) -> None:
+    app = make_app(heartbeat=Heartbeat(interval=20, timeout=20), limits=Limits(connections_per_address=None))
+    async with served(app) as server, AsyncExitStack() as stack:
+        peers = []
+        for _ in range(50):
+            stream = await stack.enter_async_context(tcp(server))
+            peers.append(SocketPeer(stream))
+            await peers[-1].shake_hands("x", "/echo")
+        await trio.testing.wait_all_tasks_blocked()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        await trio.sleep(19.5)
+        trio.lowlevel.remove_instrument(steps)
+        assert len(steps.names) <= 2, steps.names  # this task's own
+        await trio.sleep(1)
+        for peer in peers:
+            await peer.stream.wait_send_all_might_not_block()
+        assert [(await peer.stream.receive_some())[0] for peer in peers] == [0x89] * 50  # a Ping
