@@ -30,10 +30,16 @@ SLOW_CALLBACK: Final = 0.5
 LEAST_PAUSE: Final = 0.1
 """Seconds between two questions at least, however small the threshold is."""
 
-_LIBRARIES: Final = frozenset(
-    {"anyio", "contextlib", "hypercorn", "nexios_trio", "outcome", "quart", "quart_trio", "starlette", "trio"}
+_FRAMEWORKS: Final = frozenset(
+    {"anyio", "hypercorn", "nexios_trio", "quart", "quart_trio", "starlette", "trio"}
 )
-"""Packages that call the functions of others; whose names would say nothing."""
+"""Packages that call the functions of others."""
+
+_BETWEEN: Final = frozenset({"contextlib", "functools", "outcome"})
+"""What may stand between a function and its caller, and says nothing."""
+
+_LOOP: Final = "unrolled_run"
+"""Trio's function that steps from task to task."""
 
 _NAMES: Final = 4
 _LINES: Final = 12
@@ -120,23 +126,29 @@ class Watchdog:
 
 
 def named(frame: FrameType) -> str:
-    """The functions that are running there, the outer ones first, without those of frameworks around them;
-    such as ``chat.server.room > chat.words.count (line 17)``."""
+    """Who is running there: the handler, or whatever else a framework has called last, and what it has called
+    in turn; such as ``chat.room > chat.words.count (line 17)``."""
     names: list[str] = []
     line = frame.f_lineno
     place: FrameType | None = frame
-    while place is not None:
-        module = place.f_globals.get("__name__", "?")
-        if module == "trio._core._run":
-            break  # below is who has started the loop
-        if module.partition(".")[0] not in _LIBRARIES:
+    while place is not None and place.f_code.co_name != _LOOP:  # outside is who has started the loop
+        package = _module(place).partition(".")[0]
+        if package in _FRAMEWORKS:
+            if names:
+                break
+        elif package not in _BETWEEN:
             if not names:
                 line = place.f_lineno
-            names.append(f"{module}.{place.f_code.co_qualname}")
+            names.append(f"{_module(place)}.{place.f_code.co_qualname}")
         place = place.f_back
     if not names:  # so many tasks, each of them quick
-        return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname} (line {line})"
+        return f"{_module(frame)}.{frame.f_code.co_qualname} (line {line})"
     names.reverse()
     if len(names) > _NAMES:
         names[_NAMES - 1 : -1] = ["..."]
     return f"{' > '.join(names)} (line {line})"
+
+
+def _module(frame: FrameType) -> str:
+    name: str = frame.f_globals.get("__name__", "?")
+    return name
