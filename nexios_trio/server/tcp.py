@@ -127,6 +127,8 @@ class TCPConnection(TCPServer):
             # A UnicodeError's text holds what the client sent, which may be a token.
             what = type(error).__name__ if isinstance(error, UnicodeError) else repr(error)
             logger.info("ended a connection that broke the protocol: %a", what)
+        except* _GONE:
+            pass  # hypercorn closes a connection beside its own sending
         except* Exception as group:
             logger.error("a connection failed in hypercorn", exc_info=group)
         finally:
