@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 import nexios_trio
-from conformance.report import bad, counts, markdown
+from conformance.report import bad, counts, markdown, shortened
 
 HERE = Path(__file__).parent
 
@@ -132,7 +132,12 @@ def main(groups: tuple[str, ...], python: Path, server: str, cases: tuple[str, .
     if write:
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         (HERE / "SUMMARY.md").write_text(markdown(results, versions(python), date))
-        summary = {"date": date, "versions": versions(python), "sections": counts(results), "cases": results}
+        summary = {
+            "date": date,
+            "versions": versions(python),
+            "sections": counts(results),
+            "cases": shortened(results),
+        }
         (HERE / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=False) + "\n")
     wrong = bad(results)
     for number in wrong:

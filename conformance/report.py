@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["GOOD", "SECTIONS", "bad", "counts", "markdown", "section_of"]
+__all__ = ["GOOD", "SECTIONS", "bad", "counts", "markdown", "section_of", "shortened"]
 
 GOOD: Final = frozenset({"OK", "INFORMATIONAL"})
 """What a case, and the way in which its connection ended, may be. NON-STRICT is not among it: the answer is
@@ -61,6 +61,16 @@ def counts(results: Results) -> dict[int, dict[str, int]]:
     }
 
 
+def shortened(results: Results) -> dict[str, dict[str, Any]]:
+    """The results without the words of those that are as they should be."""
+    wrong = bad(results)
+    words = ("result", "result_close")
+    return {
+        number: {key: value for key, value in result.items() if number in wrong or key not in words}
+        for number, result in results.items()
+    }
+
+
 def markdown(results: Results, versions: Mapping[str, str], date: str) -> str:
     """The summary as a page."""
     table = counts(results)
@@ -68,8 +78,7 @@ def markdown(results: Results, versions: Mapping[str, str], date: str) -> str:
         "# Conformance",
         "",
         "[Autobahn|Testsuite](https://github.com/crossbario/autobahn-testsuite) against an echo app on the",
-        "engine:",
-        "`scripts/conformance --write` writes this page, and `summary.json` with each case.",
+        "engine. `scripts/conformance --write` writes this page, and `summary.json` with each case.",
         "",
         f"| section | | cases | {' | '.join(COLUMNS)} |",
         f"|---|---|{'---|' * (len(COLUMNS) + 1)}",

@@ -75,7 +75,7 @@ QUEUE: Final = 3
 """Messages between hypercorn and the app's inbox, unless ``max_app_queue_size`` says otherwise. hypercorn's
 10 would be ten of the largest, for a client whose messages nobody reads."""
 
-OWN_SETTINGS: Final = ("handshake_timeout", "slow_callback", "waiting_connections")
+OWN_SETTINGS: Final = ("handshake_timeout", "waiting_connections")
 """What a hypercorn Config may hold for us."""
 
 

@@ -83,7 +83,7 @@ def hypercorn_running(folder: Path, *arguments: str, more: str = "") -> Iterator
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Any:
     """hypercorn as it is; what a test installs is gone afterwards."""
-    plain = hypercorn.trio.run.worker_serve
+    plain = plain_worker_serve()
     monkeypatch.setattr(hypercorn.trio.run, "worker_serve", plain)  # undone whatever is put there
     return plain
 
