@@ -98,8 +98,6 @@ def markdown(results: Results, versions: Mapping[str, str], date: str) -> str:
         for number in wrong:
             told = re.sub(r"\s+", " ", f"{results[number]['result']} {results[number]['result_close']}")
             lines.append(f"- {number}: {told}")
-    lines += [
-        "",
-        f"Date: {date}. " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-    ]
+    took_part = [f"{name} {version}" for name, version in versions.items()]
+    lines += ["", f"Date: {date}.", ", ".join(took_part) + "."]
     return "\n".join(lines) + "\n"

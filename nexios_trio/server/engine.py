@@ -37,6 +37,7 @@ class Engine:
         self.app = app
         self.settings = settings
         self.reactor = make_reactor()
+        self._live: set[EngineTransport] = set()
         self.run = self.reactor.run
 
     async def serve(
@@ -78,13 +79,25 @@ class Engine:
             on_answer=answered.append,
         )
         transport.close_timeout = settings.close_timeout
+        self._live.add(transport)
         scope["extensions"] = {"websocket.http.response": {}, TRANSPORT: transport}
         try:
             await self._call(scope, transport)
         finally:
-            await transport.finish()
+            try:
+                await transport.finish()
+            finally:
+                self._live.discard(transport)
             if access is not None and answered:
                 await access(scope, answered[0], time.perf_counter() - begun)
+
+    def drop(self) -> None:
+        """Let none of the clients, whoever does not read among them, hold up the end any longer."""
+        for transport in self._live:
+            try:
+                transport.sock.shutdown(socket.SHUT_RDWR)  # which the reactor hears of
+            except OSError:
+                pass  # it is gone
 
     async def _call(self, scope: Scope, transport: EngineTransport) -> None:
         """Call the app, and end what it leaves open, as hypercorn does."""

@@ -286,6 +286,8 @@ async def serve_hypercorn(
                 with trio.move_on_after(LAST_WORDS):
                     await ended.wait()
                 await host.drop()
+                if engine is not None:
+                    engine.drop()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_for_sure)

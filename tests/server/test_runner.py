@@ -49,6 +49,7 @@ async def deaf(ws: WebSocket) -> None:
 
 
 FLOOD = """
+app = NexiosApp(disconnect_grace=0.0, close_timeout=0.5)
 STUCK = trio.Event()
 
 
@@ -189,7 +190,7 @@ def test_a_signal_closes_every_connection_with_1012_and_exits_with_0(
 
 def test_the_engine_drains_beside_a_client_that_does_not_read(tmp_path: Path) -> None:
     write(tmp_path, more=FLOOD)
-    options = ("--server", "engine", "--drain-window", "1")
+    options = ("--server", "engine", "--drain-window", "1", "--graceful-timeout", "0")
     with running(tmp_path, "served:app", *BIND, *options) as runner, ExitStack() as stack:
         url = runner.url()
         stalled = stack.enter_context(socket.create_connection(address(url)))
