@@ -19,8 +19,12 @@ from nexios_trio.wire.classify import PEEK_BYTES, Kind, classify
 
 __all__ = ["Handoff", "wants_upgrade"]
 
-NO_LOW_WATER_PAUSE = 0.02
-"""Seconds between two looks where the kernel cannot be asked to wait for one byte more."""
+LOOKS = 16
+"""Times that a beginning is looked at whenever there is more of it."""
+
+PAUSE = 0.02
+"""Seconds between further looks. Each is one at all that has come: a client that sends a byte at a time shall
+not have us look for every one. Also where the kernel cannot be asked to wait for one byte more."""
 
 
 async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
@@ -28,7 +32,7 @@ async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
 
     A checkpoint. Nothing is taken from the socket; one whose client leaves before it has said is not ours.
     """
-    seen = 0
+    seen = looks = 0
     try:
         while True:
             await trio.lowlevel.wait_readable(sock)
@@ -40,11 +44,14 @@ async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
             if kind is not Kind.UNDECIDED or len(beginning) == seen:  # no more will come
                 return kind is Kind.WEBSOCKET
             seen = len(beginning)
+            looks += 1
+            if looks >= LOOKS:
+                await trio.sleep(PAUSE)
             try:  # be woken by the next byte, not by those that we leave there
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
             except OSError:
                 seen = -1
-                await trio.sleep(NO_LOW_WATER_PAUSE)
+                await trio.sleep(PAUSE)
     finally:
         if seen > 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

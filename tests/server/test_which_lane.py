@@ -14,7 +14,10 @@ from starlette.responses import PlainTextResponse
 from trio_websocket import open_websocket_url
 
 from nexios_trio import NexiosApp, WebSocket
+from nexios_trio.server import handoff
+from nexios_trio.server.handoff import LOOKS, PAUSE
 from nexios_trio.testing import TestServer, serve
+from nexios_trio.wire.classify import Kind, classify
 from tests.lanes import SocketPeer
 from tests.server.clients import H2Client
 from tests.server.test_engine import HELLO, UPGRADE
@@ -115,6 +118,27 @@ async def test_a_request_in_two_parts_is_waited_for(cut: int, app: NexiosApp) ->
         await trio.testing.wait_all_tasks_blocked(0.01)
         await stream.send_all(UPGRADE[cut:])
         await echoes(stream, ENGINE)
+
+
+async def test_a_request_byte_by_byte_is_not_looked_at_for_each_byte(
+    app: NexiosApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def counting(beginning: bytes) -> Kind:
+        looks.append(len(beginning))
+        return classify(beginning)
+
+    monkeypatch.setattr(handoff, "classify", counting)
+    head = UPGRADE.replace(b"Host: x\r\n", b"Host: x\r\nX: " + b"x" * 3000 + b"\r\n")
+    async with serve(app, fast_lane=True) as server, tcp(server) as stream:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        begun = trio.current_time()
+        for byte in head:
+            await stream.send_all(bytes([byte]))
+        await echoes(stream, ENGINE)
+        took = trio.current_time() - begun
+    assert len(looks) <= LOOKS + 1 + took / PAUSE
 
 
 async def test_frames_may_follow_the_request_in_the_same_packet_and_byte_by_byte(app: NexiosApp) -> None:
