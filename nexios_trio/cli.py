@@ -14,6 +14,7 @@ from nexios_trio.routing.handlers import name_of
 from nexios_trio.server.command import run as run_server
 from nexios_trio.server.hypercorn import DRAIN_WINDOW
 from nexios_trio.server.loading import AppLoadError, load_app
+from nexios_trio.server.watchdog import SLOW_CALLBACK
 
 __all__ = ["main"]
 
@@ -43,8 +44,19 @@ def main() -> None:
     show_default=True,
     help="Who serves plain WebSockets: hypercorn, or our engine. All else is hypercorn's.",
 )
+@click.option(
+    "--slow-callback",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Log who keeps the event loop from running for so long; 0: nobody is looked for.  "
+    f"[default: {SLOW_CALLBACK:g}]",
+)
 def run(
-    application: str, hypercorn_options: tuple[str, ...], drain_window: float | None, server: str
+    application: str,
+    hypercorn_options: tuple[str, ...],
+    drain_window: float | None,
+    server: str,
+    slow_callback: float | None,
 ) -> None:
     """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
 
@@ -57,7 +69,9 @@ def run(
     with 0. A second Ctrl-C does not wait.
     """
     fast_lane = server == "engine"
-    sys.exit(run_server(application, list(hypercorn_options), drain_window, fast_lane=fast_lane))
+    options = list(hypercorn_options)
+    code = run_server(application, options, drain_window, fast_lane=fast_lane, slow_callback=slow_callback)
+    sys.exit(code)
 
 
 @main.command(context_settings=_HELP)

@@ -26,57 +26,79 @@ Access = Callable[[Scope, int, float], Awaitable[None]]
 """Told of each answer to a handshake: the scope, the status, and the seconds that it took."""
 
 
-async def _nothing() -> None:
-    pass
-
-
 class Engine:
     """All connections of the fast lane in one process."""
 
-    def __init__(self, app: ASGIApp, settings: ConnectionSettings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ConnectionSettings,
+        *,
+        root_path: str = "",
+        access: Access | None = None,
+    ) -> None:
         self.app = app
         self.settings = settings
         self.reactor = make_reactor()
+        self._root_path = root_path
+        self._access = access
+        self._live: set[EngineTransport] = set()
         self.run = self.reactor.run
+
+    async def read_request(self, sock: socket.socket) -> tuple[Request, bytes] | None:
+        """The request for an upgrade that a TCP connection begins with, and what came behind it; None: there
+        was none, or a bad one, which is answered. The socket is closed then, and if this is cancelled."""
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        found = None
+        try:
+            found = await self._read_request(sock)
+        finally:
+            if found is None:
+                sock.close()
+        return found
 
     async def serve(
         self,
         sock: socket.socket,
-        *,
-        root_path: str = "",
+        request: Request,
+        early: bytes = b"",
         state: Mapping[str, Any] | None = None,
-        began: Callable[[], Awaitable[None]] = _nothing,
-        access: Access | None = None,
     ) -> None:
-        """Serve a TCP connection that asks for an upgrade, from its first byte to its end.
+        """Serve a connection from its request to its end; owns the socket. Raises only `trio.Cancelled`.
 
-        ``state`` is what the app's lifespan has yielded. ``began()`` is called once the request is whole.
+        ``state`` is what the app's lifespan has yielded.
         """
-        sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            request, early = await self._read_request(sock)
-            if request is None:
-                sock.close()
-                return
-            await began()
-        except BaseException:
-            sock.close()
-            raise
-        scope = self._scope(request, sock, root_path, dict(state or {}))
         begun = time.perf_counter()
+        scope = self._scope(request, sock, dict(state or {}))
         answered: list[int] = []
         transport = EngineTransport(
             sock, request, self.reactor, self.settings, early=early, on_answer=answered.append
         )
+        del request, early  # nobody needs them for as long as the connection lives
+        self._live.add(transport)
         scope["extensions"] = {"websocket.http.response": {}, TRANSPORT: transport}
         try:
-            await self._call(scope, transport)
-        finally:
-            await transport.finish()
-            if access is not None and answered:
-                await access(scope, answered[0], time.perf_counter() - begun)
+            try:
+                await self._call(scope, transport)
+            finally:
+                try:
+                    await transport.finish()
+                finally:
+                    self._live.discard(transport)
+                if self._access is not None and answered:
+                    await self._access(scope, answered[0], time.perf_counter() - begun)
+        except Exception:
+            logger.exception("a connection failed in the engine")
+
+    def drop(self) -> None:
+        """Let none of the clients, whoever does not read among them, hold up the end any longer."""
+        for transport in self._live:
+            try:
+                transport.sock.shutdown(socket.SHUT_RDWR)  # which the reactor hears of
+            except OSError:
+                pass  # it is gone
 
     async def _call(self, scope: Scope, transport: EngineTransport) -> None:
         """Call the app, and end what it leaves open, as hypercorn does."""
@@ -101,7 +123,7 @@ class Engine:
             if transport.state is State.CLOSING:
                 await transport.wait_gone()
 
-    async def _read_request(self, sock: socket.socket) -> tuple[Request | None, bytes]:
+    async def _read_request(self, sock: socket.socket) -> tuple[Request, bytes] | None:
         reader = RequestReader()
         while True:
             try:
@@ -110,14 +132,14 @@ class Engine:
                 await trio.lowlevel.wait_readable(sock)
                 continue
             except OSError:
-                return None, b""
+                return None
             if not data:
-                return None, b""
+                return None
             try:
                 request = reader.receive_data(data)
             except HandshakeError as error:
                 await self._refuse(sock, error)
-                return None, b""
+                return None
             if request is not None:
                 return request, reader.trailing
 
@@ -127,15 +149,15 @@ class Engine:
             sock.send(error_response(error))
             sock.shutdown(socket.SHUT_WR)
             with trio.move_on_after(1):
-                while sock.recv(1 << 16):
+                while True:
                     await trio.lowlevel.wait_readable(sock)
+                    if not sock.recv(1 << 16):
+                        return
         except OSError as failure:
             if failure.errno not in (errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
                 raise
 
-    def _scope(
-        self, request: Request, sock: socket.socket, root_path: str, state: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _scope(self, request: Request, sock: socket.socket, state: dict[str, Any]) -> dict[str, Any]:
         return {
             "type": "websocket",
             "asgi": {"spec_version": "2.4", "version": "3.0"},
@@ -144,7 +166,7 @@ class Engine:
             "path": request.path,
             "raw_path": request.raw_path,
             "query_string": request.query_string,
-            "root_path": root_path,
+            "root_path": self._root_path,
             "headers": request.headers,
             "client": _address(sock.getpeername),
             "server": _address(sock.getsockname),

@@ -8,14 +8,12 @@ from functools import partial
 from typing import Any, cast
 
 import trio
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.protocol.ws_stream import WSStream
 from wsproto.extensions import PerMessageDeflate
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import RemoteProtocolError
 
 from nexios_trio.server import wire
+from nexios_trio.server.internals import H11Protocol, HTTPStream, WSStream
 from nexios_trio.server.tcp import TCPConnection, keep_other_streams
 from nexios_trio.transports.asgi import ENDED_BY, ON_LOST
 from nexios_trio.types import Message, Receive, Scope, Send

@@ -17,14 +17,13 @@ from functools import cache, partial
 from typing import Any, Final
 
 import trio
-from hypercorn.protocol.events import Data
-from hypercorn.protocol.ws_stream import Handshake, WSStream
 from wsproto.connection import Connection, ConnectionState
 from wsproto.events import CloseConnection, Event, Message
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from nexios_trio.config import Deflate
+from nexios_trio.server.internals import Data, Handshake, WSStream
 
 __all__ = ["BoundedDeflate", "Wire", "fault", "let_go", "take_hold", "with_globals"]
 

@@ -317,8 +317,9 @@ def echo_app(**options: Any) -> NexiosApp:
     return app
 
 
-async def test_an_upgrade_passes_and_the_client_has_its_own_address(start: Start) -> None:
-    async with serve(echo_app()) as server, start(server) as front:
+@pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
+async def test_an_upgrade_passes_and_the_client_has_its_own_address(start: Start, fast_lane: bool) -> None:
+    async with serve(echo_app(), fast_lane=fast_lane) as server, start(server) as front:
         async with front.connect() as client:
             await client.send("hello")
             assert await client.receive() == "hello"
