@@ -383,31 +383,38 @@ class NexiosApp:
                 await address.answer(scope, receive, send)
                 return
             try:
-                await self._serve(scope, receive, send)
+                connection = self._connection(scope, receive, send)
+                try:
+                    await connection.run(self._call)
+                finally:
+                    self._forget(connection)
             finally:
                 self.guard.leave(address)
         finally:
             current_box.reset(token)  # the task may be that of an app around us
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport: EngineTransport | None = (scope.get("extensions") or {}).get(TRANSPORT)
+    def _connection(self, scope: Scope, receive: Receive, send: Send) -> Connection:
+        extensions = scope.get("extensions") or {}
+        transport: EngineTransport | None = extensions.get(TRANSPORT)
         if transport is not None and (receive != transport.asgi_receive or send != transport.asgi_send):
             transport = None  # somebody stands between the server and us, and wants to see what goes by
         connection = Connection(scope, receive, send, self.settings, self.guard.counts, transport)
         scope[CONNECTION] = connection
-        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+        server: Connections[Connection] | None = extensions.get(SERVER_CONNECTIONS)
         if self.connections.draining or (server is not None and server.draining):
             connection.begin_shutdown()
         self.connections.add(connection)
         if server is not None:
             server.add(connection)
-        try:
-            await connection.run(self._call)
-        finally:
-            del scope[CONNECTION]
-            self.connections.discard(connection)
-            if server is not None:
-                server.discard(connection)
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        scope = connection.scope
+        del scope[CONNECTION]
+        self.connections.discard(connection)
+        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+        if server is not None:
+            server.discard(connection)
 
     def _call(self, connection: Connection) -> Awaitable[None]:
         """The handler's coroutine where nothing stands in front of it, else that of the whole stack."""

@@ -42,6 +42,9 @@ class Engine:
         self.reactor = make_reactor()
         self._root_path = root_path
         self._access = access
+        # One object for all connections: these are kept for as long as they live.
+        self._asgi = {"spec_version": "2.4", "version": "3.0"}
+        self._servers: dict[tuple[str, int] | None, tuple[str, int] | None] = {}
         self._live: set[EngineTransport] = set()
         self.run = self.reactor.run
 
@@ -72,25 +75,28 @@ class Engine:
         """
         begun = time.perf_counter()
         scope = self._scope(request, sock, dict(state or {}))
-        answered: list[int] = []
-        transport = EngineTransport(
-            sock, request, self.reactor, self.settings, early=early, on_answer=answered.append
-        )
+        transport = EngineTransport(sock, request, self.reactor, self.settings, early=early)
         del request, early  # nobody needs them for as long as the connection lives
         self._live.add(transport)
         scope["extensions"] = {"websocket.http.response": {}, TRANSPORT: transport}
         try:
             try:
-                await self._call(scope, transport)
-            finally:
-                try:
-                    await transport.finish()
-                finally:
-                    self._live.discard(transport)
-                if self._access is not None and answered:
-                    await self._access(scope, answered[0], time.perf_counter() - begun)
+                await self.app(scope, transport.asgi_receive, transport.asgi_send)
+            except BaseException as error:
+                await _close_after(error, transport)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                await _close_after(None, transport)
         except Exception:
             logger.exception("a connection failed in the engine")
+        finally:
+            try:
+                await transport.finish()
+            finally:
+                self._live.discard(transport)
+            if self._access is not None and transport.answered:
+                await self._access(scope, transport.answered, time.perf_counter() - begun)
 
     def drop(self) -> None:
         """Let none of the clients, whoever does not read among them, hold up the end any longer."""
@@ -99,29 +105,6 @@ class Engine:
                 transport.sock.shutdown(socket.SHUT_RDWR)  # which the reactor hears of
             except OSError:
                 pass  # it is gone
-
-    async def _call(self, scope: Scope, transport: EngineTransport) -> None:
-        """Call the app, and end what it leaves open, as hypercorn does."""
-        try:
-            await self.app(scope, transport.asgi_receive, transport.asgi_send)
-        except Exception:
-            logger.exception("Error in ASGI Framework")
-            if transport.state is State.CONNECTING:
-                await transport.reject(500, [], b"")
-            else:
-                await transport.close(1011, "internal error")
-        except BaseException:
-            with trio.CancelScope(shield=True), trio.move_on_after(transport.close_timeout):
-                await transport.close(1012, "service restart")
-            raise
-        else:
-            if transport.state is State.CONNECTING:
-                await transport.reject(403, [], b"")
-            elif transport.state is State.OPEN:
-                await transport.close(1000, "")
-        with trio.move_on_after(transport.close_timeout):
-            if transport.state is State.CLOSING:
-                await transport.wait_gone()
 
     async def _read_request(self, sock: socket.socket) -> tuple[Request, bytes] | None:
         reader = RequestReader()
@@ -158,9 +141,10 @@ class Engine:
                 raise
 
     def _scope(self, request: Request, sock: socket.socket, state: dict[str, Any]) -> dict[str, Any]:
+        server = _address(sock.getsockname)
         return {
             "type": "websocket",
-            "asgi": {"spec_version": "2.4", "version": "3.0"},
+            "asgi": self._asgi,
             "http_version": "1.1",
             "scheme": "ws",
             "path": request.path,
@@ -169,10 +153,27 @@ class Engine:
             "root_path": self._root_path,
             "headers": request.headers,
             "client": _address(sock.getpeername),
-            "server": _address(sock.getsockname),
+            "server": self._servers.setdefault(server, server),
             "subprotocols": request.subprotocols,
             "state": state,
         }
+
+
+async def _close_after(error: BaseException | None, transport: EngineTransport) -> None:
+    """End what the app leaves open, as hypercorn does."""
+    if error is not None and not isinstance(error, Exception):  # cancelled: the server goes down
+        with trio.CancelScope(shield=True), trio.move_on_after(transport.close_timeout):
+            await transport.close(1012, "service restart")
+        return
+    if error is not None:
+        logger.error("Error in ASGI Framework", exc_info=error)
+    if transport.state is State.CONNECTING:
+        await transport.reject(403 if error is None else 500, [], b"")
+    elif transport.state is State.OPEN:
+        await (transport.close(1000, "") if error is None else transport.close(1011, "internal error"))
+    with trio.move_on_after(transport.close_timeout):
+        if transport.state is State.CLOSING:
+            await transport.wait_gone()
 
 
 def _address(ask: Callable[[], Any]) -> tuple[str, int] | None:

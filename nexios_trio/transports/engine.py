@@ -106,7 +106,7 @@ class EngineTransport(Core):
         "_streak",
         "_unread_by",
         "_wire",
-        "on_answer",
+        "answered",
         "reading",
         "scheduled",
         "sock",
@@ -123,7 +123,6 @@ class EngineTransport(Core):
         settings: ConnectionSettings,
         *,
         early: bytes = b"",
-        on_answer: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__({}, settings.limits)
         self._limits = settings.limits
@@ -138,8 +137,8 @@ class EngineTransport(Core):
         """Until it is answered."""
         self._reactor = reactor
         self._agreement: Agreement | None = None
-        self.on_answer = on_answer
-        """Told the status that the handshake is answered with."""
+        self.answered = 0
+        """The status that the handshake was answered with; 0: none yet."""
         self._wire: Wire | None = None
         self._early = early
         self._pending: deque[bytes | memoryview] | None = None
@@ -478,7 +477,7 @@ class EngineTransport(Core):
         self.state = State.OPEN
         self._request = None
         self._write(answer)
-        self._answered(101)
+        self.answered = 101
         self._begin_heartbeat()
         self.hooks.accepted(subprotocol)
         early, self._early = self._early, b""
@@ -497,10 +496,6 @@ class EngineTransport(Core):
         if due < self.scheduled:
             self._reactor.wake_at(self, due)
 
-    def _answered(self, status: int) -> None:
-        if self.on_answer is not None:
-            self.on_answer(status)
-
     async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         if self._is_late():
             await self.close(close_code_of(status), "")
@@ -511,7 +506,7 @@ class EngineTransport(Core):
         answer = reject_response(status, headers, body)
         self.state = State.REJECTED
         self._write(answer)
-        self._answered(status)
+        self.answered = status
 
     # Sending
 
@@ -627,7 +622,7 @@ class EngineTransport(Core):
         code, reason = self._wire_close
         if self._wire is None:
             self._write(reject_response(403))
-            self._answered(403)
+            self.answered = 403
             return
         self._write(self._wire.encode_close(code, reason))
         if self._last_word is not None:
