@@ -31,11 +31,11 @@ def crowd(clients: int, processes: int, rounds: int, size: int, lane: str) -> No
     with built_tools() as tools:
         command = ours("benchmarks.peers.nexios_app:app", lane)(port, tools)
         with running(command, port, "/crowd") as server:
-            result = _measure(server, tools, clients, processes, rounds, size)
+            result = measure_crowd(server, tools, clients, processes, rounds, size)
     click.echo(f"{clients} clients of one process on {lane}, from {processes} processes, {size} bytes:")
     click.echo(f"connected and in a group within: {result['connecting_seconds']:.2f} s")
     click.echo(
-        f"resident: {result['kib_before'] / 1024:.1f} MiB before, {result['kib_after'] / 1024:.1f} MiB with them"
+        f"resident MiB: {result['kib_before'] / 1024:.1f} before, {result['kib_after'] / 1024:.1f} with them"
     )
     click.echo(
         f"  {(result['kib_after'] - result['kib_before']) / clients:.2f} KiB per connection, in a group"
@@ -48,7 +48,7 @@ def crowd(clients: int, processes: int, rounds: int, size: int, lane: str) -> No
     record("crowd", {"versions": versions(), "clients": clients, "server": lane, "size": size, **result})
 
 
-def _measure(
+def measure_crowd(
     server: Server, tools: Tools, clients: int, processes: int, rounds: int, size: int
 ) -> dict[str, Any]:
     before = server.resident_kib()

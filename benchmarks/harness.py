@@ -76,11 +76,15 @@ class Server:
 
     def resident_kib(self) -> int:
         """Resident memory of all its processes together, in KiB."""
-        return sum(_resident_kib(pid) for pid in _session(self.process.pid))
+        return sum(_resident_kib(pid) for pid in self.pids())
 
     def cpu_seconds(self) -> float:
         """CPU time that all its processes have used."""
-        return sum(_cpu_seconds(pid) for pid in _session(self.process.pid))
+        return sum(_cpu_seconds(pid) for pid in self.pids())
+
+    def pids(self) -> list[int]:
+        """All its processes."""
+        return _session(self.process.pid)
 
     def complaint(self) -> str:
         """The last thing that it wrote."""
@@ -122,7 +126,8 @@ def running(command: list[str], port: int, path: str = "/echo") -> Iterator[Serv
 
 def _wait_for(server: Server, path: str) -> None:
     request = (
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     deadline = time.monotonic() + STARTING

@@ -98,11 +98,12 @@ def _run(scenario: str, peer: str, tools: Tools, seconds: float) -> dict[str, An
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--plot", "plot_name", metavar="NAME", help="Draw benchmarks/plots/NAME.svg and .png as well.")
+@click.option("--per-core", is_flag=True, help="Rates per second of the server's CPU, not of the clock.")
 @click.option("--run", help="Only the run of this time, as it stands in the file.")
-def tables(files: tuple[Path, ...], plot_name: str | None, run: str | None) -> None:
+def tables(files: tuple[Path, ...], plot_name: str | None, run: str | None, per_core: bool) -> None:
     """Print the tables of recorded runs again, of all in FILES (benchmarks/out/peers.jsonl) together."""
     results = report.read(list(files) or [HERE / "out" / "peers.jsonl"], run=run)
-    click.echo(report.markdown(results))
+    click.echo(report.markdown(results, per_core=per_core))
     if plot_name:
         from benchmarks.plot import draw  # matplotlib is only in the peers' environment
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from benchmarks.scenarios import SCENARIOS, Column, Scenario
+from benchmarks.scenarios import per_core as _per_core
 from benchmarks.servers import OURS, PEERS
 
 __all__ = ["Results", "markdown", "read"]
@@ -31,13 +32,27 @@ class Results:
     heads: list[dict[str, Any]] = Factory(list)
 
     def values(self, scenario: str, peer: str, figure: str) -> list[float]:
-        return [found[figure] for found in self.figures.get((scenario, peer), {}).values()]
+        found = self.figures.get((scenario, peer), {}).values()
+        return [figures[figure] for figures in found if figure in figures]
 
     def ratios(self, scenario: str, peer: str, figure: str) -> list[float]:
         """Ours over theirs, of the same alternation."""
         ours = self.figures.get((scenario, OURS), {})
         theirs = self.figures.get((scenario, peer), {})
-        return [ours[at][figure] / theirs[at][figure] for at in ours if at in theirs and theirs[at][figure]]
+        return [
+            ours[at][figure] / theirs[at][figure]
+            for at in ours
+            if at in theirs and figure in ours[at] and theirs[at].get(figure)
+        ]
+
+    def foreign_shares(self) -> list[float]:
+        """Of each run that knows: how much of a core others used meanwhile."""
+        return [
+            found["foreign_cpu"]
+            for runs in self.figures.values()
+            for found in runs.values()
+            if "foreign_cpu" in found
+        ]
 
     def scenarios(self) -> list[str]:
         seen = {scenario for scenario, _ in (*self.figures, *self.errors)}
@@ -68,26 +83,37 @@ def read(files: list[Path], run: str | None = None) -> Results:
     return results
 
 
-def markdown(results: Results) -> str:
-    """A table for each group of scenarios, with what failed below it."""
-    lines = []
-    for head in results.heads:
-        lines.append(f"{head['run']}, {head['rounds']} rounds of {head['seconds']:g} s: {head['versions']}")
-    foreign = [
-        found["foreign_cpu"]
-        for runs in results.figures.values()
-        for found in runs.values()
-        if "foreign_cpu" in found
+def markdown(results: Results, *, per_core: bool = False) -> str:
+    """A table for each group of scenarios, with what failed below it.
+
+    ``per_core``: rates per second of the server's CPU, not of the clock.
+    """
+    lines = [
+        f"{head['run']}, {head['rounds']} rounds of {head['seconds']:g} s: {head['versions']}"
+        for head in results.heads
     ]
-    if foreign and (disturbed := sum(share > DISTURBED for share in foreign)):
+    lines += ["", "Median (least to most); **ours divided by theirs**, pair by pair (least to most)."]
+    shares = results.foreign_shares()
+    if disturbed := sum(share > DISTURBED for share in shares):
         lines.append(
-            f"In {disturbed} of {len(foreign)} runs other processes used more than {DISTURBED:.0%} of a core."
+            f"In {disturbed} of {len(shares)} runs other processes used more than {DISTURBED:.0%} of a core."
         )
     groups: dict[str, list[str]] = {}
     for name in results.scenarios():
         groups.setdefault(SCENARIOS[name].group, []).append(name)
     for title, names in groups.items():
         columns = [(name, column) for name in names for column in SCENARIOS[name].columns]
+        if per_core:
+            columns = [
+                (
+                    name,
+                    evolve(column, figure=_per_core(column.figure), title=f"{column.title}, per CPU second"),
+                )
+                for name, column in columns
+                if column.more_is_better
+            ]
+            if not columns:
+                continue
         lines += ["", f"### {title}", "", "| | " + " | ".join(c.title for _, c in columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
         for peer in results.peers(names):

@@ -12,7 +12,7 @@ from attrs import frozen
 from benchmarks.harness import Crowd, Server, busy_seconds, load
 from benchmarks.servers import Peer
 
-__all__ = ["SCENARIOS", "Column", "Scenario", "measure"]
+__all__ = ["SCENARIOS", "Column", "Scenario", "measure", "per_core"]
 
 NAMES: Final = {32: "32 B", 1 << 10: "1 KiB", 1 << 16: "64 KiB", 1 << 20: "1 MiB"}
 
@@ -37,6 +37,11 @@ class Scenario:
     path: str = "/echo"
     options: tuple[object, ...]
     columns: tuple[Column, ...]
+
+
+def per_core(figure: str) -> str:
+    """The name of the figure that counts the seconds of the server's CPU, not those of the clock."""
+    return f"{figure}_per_core"
 
 
 def _echo(clients: int, size: int, *more: object, title: str = "", group: str = "") -> Scenario:
@@ -103,22 +108,28 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 def measure(scenario: Scenario, peer: Peer, server: Server, wsload: str, seconds: float) -> dict[str, Any]:
     """Put this load on a running server; returns the figures. Raises `Failed`.
 
-    ``server_cpu`` is the share of a core that the server had, ``foreign_cpu`` what was used by others: if that
-    is much, the figures are worth little.
+    ``server_cpu`` is the share of a core that the server used; a rate is told per second of that, too, which
+    still says something where others have disturbed; ``foreign_cpu`` is what they used of a core.
     """
     path = peer.path(scenario.path)
     options = [*scenario.options, *(["--socketio"] if peer.socketio else [])]
     if scenario.mode == "idle":
         return _idle(server, path, wsload, options)
-    begun, busy, cpu = time.perf_counter(), busy_seconds(), server.cpu_seconds()
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    figures = load(wsload, scenario.mode, server.port, path, *options, "--seconds", seconds, seconds=seconds)
-    took, cpu = time.perf_counter() - begun, server.cpu_seconds() - cpu
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    own = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
-    figures["server_cpu"] = round(cpu / took, 3)
-    figures["foreign_cpu"] = round(max(0.0, busy_seconds() - busy - cpu - own) / took, 3)
+    options += ["--seconds", seconds, *(f"--pid={pid}" for pid in server.pids())]
+    begun, before = time.perf_counter(), _foreign_seconds(server)
+    figures = load(wsload, scenario.mode, server.port, path, *options, seconds=seconds)
+    foreign = (_foreign_seconds(server) - before) / (time.perf_counter() - begun)
+    figures["foreign_cpu"] = round(max(foreign, 0), 3)
+    rate = scenario.columns[0].figure
+    if figures["server_cpu"]:
+        figures[per_core(rate)] = figures[rate] / figures["server_cpu"]
     return figures
+
+
+def _foreign_seconds(server: Server) -> float:
+    """CPU time that neither the server nor a load has used."""
+    loads = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return busy_seconds() - server.cpu_seconds() - loads.ru_utime - loads.ru_stime
 
 
 def _idle(server: Server, path: str, wsload: str, options: list[object]) -> dict[str, Any]:

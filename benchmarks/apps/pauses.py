@@ -21,7 +21,7 @@ WORTH_TELLING = 0.001
 
 
 class Pauses(trio.abc.Instrument):
-    """Steps are what a task does between two yields; passes are what all tasks do between two looks at I/O."""
+    """Steps: what a task does between two yields. Passes: what all tasks do between two looks at I/O."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[float, str]] = []

@@ -10,7 +10,7 @@
 // Options: --clients N, --seconds S, --warmup S (not counted), --size BYTES, --window N, --rate N, --parallel N,
 //   --addresses N (clients come from 127.0.1.1 and on), --first N (number of the first client, which decides on its
 //   address), --idle N (further clients that are only there), --stalled N (further ones that read nothing until the
-//   time is over), --deflate (offer it, send compressed), --socketio (speak it: --path /socket.io/?EIO=4&...)
+//   time is over), --pid PID (of the server; its CPU time is told as well, for several all together), --deflate (offer it, send compressed), --socketio (speak it: --path /socket.io/?EIO=4&...)
 // Prints one JSON object. Exit code 1: something went wrong, as said on stderr; 3: no permessage-deflate.
 #include "client.h"
 #include <getopt.h>
@@ -50,9 +50,31 @@ static void print_result(const char *unit, double seconds) {
     printf("{\"%s\": %.1f, \"seconds\": %.3f, \"p50_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f", unit,
            counted / seconds, seconds, latency[latencies / 2] * 1e3, latency[(size_t)(latencies * .99)] * 1e3,
            latency[latencies - 1] * 1e3);
+    if (pid_count) printf(", \"server_cpu\": %.3f", (server_cpu() - cpu_before) / seconds);
+}
+
+static int pids[16], pid_count;
+static double cpu_before;
+
+// Seconds of CPU time that the processes of --pid have used.
+static double server_cpu(void) {
+    long ticks = 0;
+    for (int i = 0; i < pid_count; i++) {
+        char path[64], line[1024], *end;
+        long user, system;
+        snprintf(path, sizeof path, "/proc/%d/stat", pids[i]);
+        FILE *file = fopen(path, "r");
+        if (!file) continue;
+        if (fgets(line, sizeof line, file) && (end = strrchr(line, ')')) &&
+            sscanf(end + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld %ld", &user, &system) == 2)
+            ticks += user + system;
+        fclose(file);
+    }
+    return (double)ticks / sysconf(_SC_CLK_TCK);
 }
 
 static void begin_counting(void) {
+    cpu_before = server_cpu();
     latencies = counted = 0;
     counting_from = now();
 }
@@ -307,6 +329,7 @@ int main(int argc, char **argv) {
         {"clients", 1, 0, 'c'}, {"seconds", 1, 0, 's'},   {"warmup", 1, 0, 'w'},   {"size", 1, 0, 'b'},
         {"window", 1, 0, 'W'},  {"rate", 1, 0, 'r'},      {"parallel", 1, 0, 'p'}, {"addresses", 1, 0, 'a'},
         {"first", 1, 0, 'f'},   {"idle", 1, 0, 'i'},      {"stalled", 1, 0, 'S'},  {"deflate", 0, 0, 'd'},
+        {"pid", 1, 0, 'P'},
         {"socketio", 0, 0, 'o'}, {0},
     };
     static const struct {
@@ -325,6 +348,9 @@ int main(int argc, char **argv) {
         case 'f': with.first = atoi(optarg); break;
         case 'i': with.idle = atoi(optarg); break;
         case 'S': with.stalled = atoi(optarg); break;
+        case 'P':
+            if (pid_count < 16) pids[pid_count++] = atoi(optarg);
+            break;
         case 'd': target.deflate = true; break;
         case 'o': target.socketio = true; break;
         default: return 2;

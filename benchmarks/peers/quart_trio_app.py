@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from quart import websocket
 from quart_trio import QuartTrio
@@ -19,7 +19,7 @@ async def echo() -> None:
 
 @app.websocket("/listen")
 async def listen() -> None:
-    connection = websocket._get_current_object()
+    connection = cast(Any, websocket)._get_current_object()
     members.add(connection)
     try:
         while True:
