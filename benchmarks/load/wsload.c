@@ -44,15 +44,6 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static void print_result(const char *unit, double seconds) {
-    if (!latencies) die(NULL, "nothing came in %.1f s", seconds);
-    qsort(latency, latencies, sizeof *latency, by_value);
-    printf("{\"%s\": %.1f, \"seconds\": %.3f, \"p50_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f", unit,
-           counted / seconds, seconds, latency[latencies / 2] * 1e3, latency[(size_t)(latencies * .99)] * 1e3,
-           latency[latencies - 1] * 1e3);
-    if (pid_count) printf(", \"server_cpu\": %.3f", (server_cpu() - cpu_before) / seconds);
-}
-
 static int pids[16], pid_count;
 static double cpu_before;
 
@@ -71,6 +62,15 @@ static double server_cpu(void) {
         fclose(file);
     }
     return (double)ticks / sysconf(_SC_CLK_TCK);
+}
+
+static void print_result(const char *unit, double seconds) {
+    if (!latencies) die(NULL, "nothing came in %.1f s", seconds);
+    qsort(latency, latencies, sizeof *latency, by_value);
+    printf("{\"%s\": %.1f, \"seconds\": %.3f, \"p50_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f", unit,
+           counted / seconds, seconds, latency[latencies / 2] * 1e3, latency[(size_t)(latencies * .99)] * 1e3,
+           latency[latencies - 1] * 1e3);
+    if (pid_count) printf(", \"server_cpu\": %.3f", (server_cpu() - cpu_before) / seconds);
 }
 
 static void begin_counting(void) {
