@@ -32,8 +32,8 @@ CASES = {"without": 0, "with": 1}
 
 @click.command()
 @click.option("--readers", default=199, show_default=True)
-@click.option("--seconds", default=15.0, show_default=True)
-@click.option("--rate", default=20.0, show_default=True, help="Messages to the group per second.")
+@click.option("--seconds", default=20.0, show_default=True)
+@click.option("--rate", default=40.0, show_default=True, help="Messages to the group per second.")
 @click.option("--size", default=8192, show_default=True, help="Bytes of a message.")
 @click.option("--rounds", default=3, show_default=True, help="Alternations.")
 @click.option("--sends", default=100_000, show_default=True, help="Messages for the memory figure.")
