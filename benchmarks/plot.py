@@ -53,19 +53,22 @@ def draw(results: Results, stem: Path) -> list[Path]:
         axis.barh(places, medians, color=[_colour(peer) for peer in peers], height=0.72)
         for place, found, median in zip(places, values, medians, strict=True):
             label = f" {median:,.0f}" if median >= 100 else f" {median:.3g}"
-            axis.text(median, place, label if found else " failed", va="center", fontsize=7)
+            missing = " failed" if (name, peers[place]) in results.errors else " not measured"
+            end = max(found, default=0)
+            axis.text(end, place, label if found else missing, va="center", fontsize=7)
             if found:
-                axis.plot([min(found), max(found)], [place, place], color="#444444", linewidth=0.8)
+                axis.plot([min(found), end], [place, place], color="#444444", linewidth=0.8)
         axis.set_title(PANELS[name], fontsize=9, loc="left")
         axis.set_yticks(places, [PEERS[peer].title for peer in peers] if number % across == 0 else [])
         axis.invert_yaxis()
-        axis.set_xlim(0, max(medians) * 1.22)
+        axis.set_xlim(0, max(max(found, default=0) for found in values) * 1.22)
         axis.set_xticks([])
+        axis.tick_params(left=False)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
     stem.parent.mkdir(exist_ok=True)
     paths = [stem.with_suffix(".svg"), stem.with_suffix(".png")]
     figure.savefig(paths[0], metadata={"Date": None})
-    figure.savefig(paths[1], dpi=110)
+    figure.savefig(paths[1], dpi=90)
     plt.close(figure)
     return paths
 
