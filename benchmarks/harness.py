@@ -33,6 +33,10 @@ class Failed(Exception):
     """A server did not start or died, or a load did not get what it was owed; the message says which."""
 
 
+class Declined(Failed):
+    """A server does not offer what a load asks for."""
+
+
 def pinned(core: int, command: list[str]) -> list[str]:
     """``command`` on one core, where there are two to share between server and load."""
     return ["taskset", "-c", str(CORES[core]), *command] if len(CORES) > 1 else command
@@ -186,7 +190,8 @@ def load(wsload: str, *arguments: object, seconds: float = 0) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise Failed(f"the load did not end within {seconds + PATIENCE:g} s") from None
     if done.returncode:
-        raise Failed(done.stderr.strip().removeprefix("wsload: ") or f"wsload ended with {done.returncode}")
+        kind = Declined if done.returncode == 3 else Failed
+        raise kind(done.stderr.strip().removeprefix("wsload: ") or f"wsload ended with {done.returncode}")
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from benchmarks import report
-from benchmarks.harness import HERE, Failed, Tools, built_tools, order, record, versions
+from benchmarks.harness import HERE, Declined, Failed, Tools, built_tools, order, record, versions
 from benchmarks.scenarios import SCENARIOS, measure
 from benchmarks.servers import OURS, PEERS, serving
 
@@ -92,7 +92,7 @@ def _run(scenario: str, peer: str, tools: Tools, seconds: float) -> dict[str, An
         with serving(PEERS[peer], tools) as server:
             return {"figures": measure(SCENARIOS[scenario], PEERS[peer], server, tools.wsload, seconds)}
     except Failed as failure:
-        return {"error": str(failure)}
+        return {"error": str(failure), "declined": isinstance(failure, Declined)}
 
 
 @click.command()

@@ -29,6 +29,8 @@ class Results:
 
     figures: dict[tuple[str, str], dict[Round, dict[str, float]]] = Factory(dict)
     errors: dict[tuple[str, str], str] = Factory(dict)
+    declined: set[tuple[str, str]] = Factory(set)
+    """Of the errors, those that are no failure: the server does not offer it."""
     heads: list[dict[str, Any]] = Factory(list)
 
     def values(self, scenario: str, peer: str, figure: str) -> list[float]:
@@ -78,6 +80,8 @@ def read(files: list[Path], run: str | None = None) -> Results:
             key = entry["scenario"], entry["peer"]
             if "error" in entry:
                 results.errors[key] = entry["error"]
+                if entry.get("declined"):
+                    results.declined.add(key)
             else:
                 results.figures.setdefault(key, {})[entry["run"], entry["round"]] = entry["figures"]
     return results
@@ -126,6 +130,8 @@ def markdown(results: Results, *, per_core: bool = False) -> str:
 def _cell(results: Results, scenario: str, peer: str, column: Column) -> str:
     values = results.values(scenario, peer, column.figure)
     if not values:
+        if (scenario, peer) in results.declined:
+            return "not offered"
         return "failed" if (scenario, peer) in results.errors else ""
     text = f"{_number(statistics.median(values))} ({_number(min(values))} to {_number(max(values))})"
     ratios = results.ratios(scenario, peer, column.figure)
@@ -143,7 +149,7 @@ def _problems(results: Results, names: list[str]) -> list[str]:
         f"- {PEERS[peer].title}, {_what(SCENARIOS[name])}: {results.errors[name, peer]}"
         for name in names
         for peer in results.peers([name])
-        if (name, peer) in results.errors
+        if (name, peer) in results.errors and (name, peer) not in results.declined
     ]
     return ["", *found] if found else []
 

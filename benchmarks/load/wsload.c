@@ -1,5 +1,6 @@
 // WebSocket load, one process, one thread:  wsload MODE PORT PATH [OPTION...]
-//   echo       each client keeps one message in flight
+//   echo       each client keeps one message in flight; each has an answer before the counting begins, and at least as
+//              many messages as there are clients are counted
 //   broadcast  client 0 sends; the server is to send that to all clients, itself included. The next one is sent
 //              when all have got the one before the last (--window 2), so that a server is never without work and
 //              never more than that behind; or --rate times a second, come what may
@@ -114,9 +115,12 @@ static void connect_all(Client *group, int count, int first, int receive_buffer)
 
 // echo
 
+static int answered; // clients that have got their first message back
+
 static void echoed(Client *c) {
     double at = now();
     last_message = at;
+    answered += c->count == 1;
     if (at > counting_from) {
         note_latency(at - c->sent);
         counted++;
@@ -136,9 +140,10 @@ static void echo(void) {
         clients[i].expected = &messages[clients[i].number % variants];
         put_message(&clients[i], clients[i].expected);
     }
-    for (double end = now() + with.warmup; now() < end;) serve_or_die();
+    // Large messages of many clients move side by side: for a long time none is whole, then all are.
+    for (double end = now() + with.warmup; now() < end || answered < with.clients;) serve_or_die();
     begin_counting();
-    for (double end = now() + with.seconds; now() < end || !latencies;) serve_or_die();
+    for (double end = now() + with.seconds; now() < end || counted < with.clients;) serve_or_die();
     print_result("messages_per_second", now() - counting_from);
     printf("}\n");
 }

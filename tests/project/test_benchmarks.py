@@ -16,7 +16,7 @@ from attrs import evolve
 
 from benchmarks import report
 from benchmarks.crowd import measure_crowd
-from benchmarks.harness import Failed, Server, Tools, built_tools, load
+from benchmarks.harness import Declined, Failed, Server, Tools, built_tools, load
 from benchmarks.scenarios import SCENARIOS, measure
 from benchmarks.servers import OURS, PEERS, serving
 from nexios_trio.wire import Connection, Deflate, RequestReader, accept_response, agree
@@ -158,7 +158,7 @@ async def test_a_server_that_lies_is_found_out(tools: Tools, lie: Answer, found:
 
 async def test_a_server_without_deflate_is_not_measured_with_it(tools: Tools) -> None:
     async with answering(lambda wire, text: [wire.encode_text(text)]) as port:
-        with pytest.raises(Failed, match="does not agree to permessage-deflate"):
+        with pytest.raises(Declined, match="does not agree to permessage-deflate"):
             await echo(tools, port, "--deflate")
 
 
@@ -174,10 +174,12 @@ def test_ratios_are_made_of_runs_of_the_same_round(tmp_path: Path) -> None:
         line("uvicorn", 1, 100),
         line(OURS, 1, 400),
         {"run": "now", "scenario": "echo-1-32", "peer": "picows", "round": 0, "error": "it died"},
+        {"run": "now", "scenario": "echo-1-32", "peer": "c", "round": 0, "error": "no", "declined": True},
     ]
     path = tmp_path / "some.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     table = report.markdown(report.read([path]))
     assert "| 75 (50 to 100); **3.00** (2.00 to 4.00) |" in table
     assert "picows + uvloop (callbacks), 1 client: it died" in table
+    assert "| C, epoll (the limit) | not offered |" in table
     assert "In 2 of 4 runs other processes" in table
