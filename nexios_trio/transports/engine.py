@@ -556,10 +556,11 @@ class EngineTransport(Core):
             raise self.refusal(Event.SEND)
 
     def send_now(self, entry: Entry) -> bool:
-        """Send a message of the outbox past it, if nothing waits; for `DirectOutbox`. Never raises."""
+        """Send a message past the outbox; for `DirectOutbox`. Never raises."""
+        # While the outbox holds something there is something unsent, and an open connection has an open one.
         if self.unsent or self.state is not State.OPEN:
             return False
-        frame = entry.wire() if self._agreement is None else self._frame_of(entry)
+        frame = entry.made or entry.wire() if self._agreement is None else self._frame_of(entry)
         try:
             sent = self._send_raw(frame)
         except _BUSY:
