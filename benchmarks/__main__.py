@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from benchmarks.echo import echo, guard, memory
-from benchmarks.fanout import fanout
+from benchmarks.crowd import crowd
+from benchmarks.inmemory import inmemory
+from benchmarks.matrix import peers, tables
+from benchmarks.pause import pause
 from benchmarks.stall import stall
 from benchmarks.wire import wire
 
@@ -15,7 +17,7 @@ def main() -> None:
     """Benchmarks; each prints its figures and appends them as JSON lines to benchmarks/out/."""
 
 
-for command in (echo, guard, memory, fanout, stall, wire):
+for command in (peers, tables, pause, crowd, stall, inmemory, wire):
     main.add_command(command)
 
 if __name__ == "__main__":

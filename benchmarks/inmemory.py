@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from typing import Any
 
+import click
 import trio
 import trio.testing
 
+from benchmarks.harness import pinned, record, spread, versions
 from nexios_trio import NexiosApp, WebSocket
 from nexios_trio.types import Message
 from nexios_trio.websockets.groups import Group
@@ -118,6 +121,26 @@ async def _through_writers(server: Server, group: Group, count: int) -> tuple[in
         while server.sent < sent + count:
             await trio.lowlevel.checkpoint()
     return BURST * count, time.perf_counter() - start
+
+
+@click.command()
+@click.option("--members", default=[100, 1000], show_default=True, multiple=True)
+@click.option("--seconds", default=4.0, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+def inmemory(members: tuple[int, ...], seconds: float, rounds: int) -> None:
+    """Members per second of a group send, without sockets: what the framework itself costs over ASGI."""
+    click.echo(versions())
+    for count in members:
+        rates: dict[str, list[float]] = {}
+        command = pinned(0, [sys.executable, "-m", "benchmarks.inmemory", str(count), str(seconds / 2)])
+        for _ in range(rounds):
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            for name, rate in json.loads(output).items():
+                rates.setdefault(name, []).append(rate)
+        click.echo(f"{count} members, no sockets:")
+        click.echo(f"into the outboxes, writers held up:      {spread(rates['into_outboxes'])} members/s")
+        click.echo(f"through the writers to a no-op ASGI send: {spread(rates['through_writers'])} members/s")
+        record("inmemory", {"versions": versions(), "members": count, "seconds": seconds, "rates": rates})
 
 
 if __name__ == "__main__":

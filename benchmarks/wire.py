@@ -99,4 +99,7 @@ def wire(size: int, rounds: int) -> None:
             rates[name].append(burst(*fresh[name]))
     for name, found in rates.items():
         click.echo(f"{name:34} {max(found):12,.0f} frames/s (median {statistics.median(found):,.0f})")
-    record("wire", {"size": size, "rates": {name: max(found) for name, found in rates.items()}})
+    record(
+        "wire",
+        {"versions": versions(), "size": size, "rates": {name: max(found) for name, found in rates.items()}},
+    )

@@ -2,7 +2,7 @@
 
 from nexios_trio.application import NexiosApp
 from nexios_trio.brokers import Message, Position
-from nexios_trio.config import Heartbeat, HistoryLimits, Limits, Overflow, Rate
+from nexios_trio.config import Deflate, Heartbeat, HistoryLimits, Limits, Overflow, Rate
 from nexios_trio.exceptions import (
     AuthenticationError,
     BrokerError,
@@ -48,6 +48,7 @@ __all__ = [
     "ChannelBox",
     "CloseCode",
     "ConcurrentReceiveError",
+    "Deflate",
     "FirstMessage",
     "Group",
     "Heartbeat",

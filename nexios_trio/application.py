@@ -18,7 +18,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Router
 
 from nexios_trio.brokers import REDIS_SCHEMES, Broker, MemoryBroker
-from nexios_trio.config import ConnectionSettings, Heartbeat, HistoryLimits, Limits, Rate
+from nexios_trio.config import ConnectionSettings, Deflate, Heartbeat, HistoryLimits, Limits, Rate
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.lifespan import (
@@ -44,7 +44,7 @@ from nexios_trio.supervision import OnCrash, Supervisor
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.transports.engine import TRANSPORT, EngineTransport
 from nexios_trio.types import ASGIApp, Receive, RouteSpec, Scope, Send
-from nexios_trio.websockets.base import GUARD, HUB, OnInvalid
+from nexios_trio.websockets.base import SERVICES, OnInvalid, Services
 from nexios_trio.websockets.channels import ChannelBox, current_box
 from nexios_trio.websockets.lifetime import Connection
 
@@ -70,8 +70,9 @@ class NexiosApp:
     `nexios_trio.security.origin`; ``trusted_hosts`` the Host headers that the app answers to; ``proxy`` the
     reverse proxies that are believed, see `nexios_trio.security.proxy`. ``authenticate``, ``requires``,
     ``rate_limit`` and ``on_invalid`` hold for all WebSocket routes, see
-    `nexios_trio.security.rules.RuleOptions`. ``broker`` is the engine behind the groups: ``"memory://"`` for
-    one process, ``"redis://…"`` for several (docs/scaling.md), or an object; default: the environment's
+    `nexios_trio.security.rules.RuleOptions`. ``deflate`` grants compression to clients that offer it, see
+    `nexios_trio.Deflate`. ``broker`` is the engine behind the groups: ``"memory://"`` for one process,
+    ``"redis://…"`` for several (docs/scaling.md), or an object; default: the environment's
     ``NEXIOS_BROKER``, or memory. ``debug`` tells clients what went wrong: in development only.
     """
 
@@ -87,6 +88,7 @@ class NexiosApp:
         close_timeout: float = 5.0,
         unread_timeout: float = 60.0,
         disconnect_grace: float = 5.0,
+        deflate: Deflate | None = None,
         convertors: Mapping[str, Convertor[Any]] | None = None,
         exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
         broker: Broker | str | None = None,
@@ -106,6 +108,10 @@ class NexiosApp:
             limits = Limits()
         if not isinstance(limits, Limits):
             raise WrongTypeError(f"limits is a Limits, such as Limits(message_bytes=65536), not {limits!r}")
+        if deflate is not None and not isinstance(deflate, Deflate):
+            raise WrongTypeError(
+                f"deflate is a Deflate, such as Deflate(threshold=1024), or None, not {deflate!r}"
+            )
         self.guard = Guard(limits, allowed_origins=allowed_origins, trusted_hosts=trusted_hosts, proxy=proxy)
         """Who may open a connection: ``app.guard.counts`` says how often a client was refused something."""
         self.state = State()
@@ -113,6 +119,7 @@ class NexiosApp:
         """The live connections of this app: ``len(app.connections)``."""
         self.channels = ChannelBox(_broker(broker, history, presence_grace), self.connections, limits)
         """The groups of this app; `ChannelBox` on the class means this one inside the app."""
+        self._services = Services(self.channels.hub, self.guard)
         self.events = EventEmitter(self.channels.current)
         self.settings = ConnectionSettings(
             limits,
@@ -121,6 +128,7 @@ class NexiosApp:
             close_timeout,
             unread_timeout,
             disconnect_grace,
+            deflate,
             debug,
         )
         self.ws_router = WSRouter(
@@ -359,8 +367,7 @@ class NexiosApp:
                 await run_lifespan(scope, receive, send, up=self._up)
                 return
             scope["app"] = self
-            scope[HUB] = self.channels.hub
-            scope[GUARD] = self.guard
+            scope[SERVICES] = self._services
             scope["router"] = self  # whose url_path_for() `ws.url_for` asks, putting app_root_path before
             scope["app_root_path"] = scope.get("root_path", "")
             if self._stack is None:
@@ -384,31 +391,38 @@ class NexiosApp:
                 await address.answer(scope, receive, send)
                 return
             try:
-                await self._serve(scope, receive, send)
+                connection = self._connection(scope, receive, send)
+                try:
+                    await connection.run(self._call)
+                finally:
+                    self._forget(connection)
             finally:
                 self.guard.leave(address)
         finally:
             current_box.reset(token)  # the task may be that of an app around us
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport: EngineTransport | None = (scope.get("extensions") or {}).get(TRANSPORT)
+    def _connection(self, scope: Scope, receive: Receive, send: Send) -> Connection:
+        extensions = scope.get("extensions") or {}
+        transport: EngineTransport | None = extensions.get(TRANSPORT)
         if transport is not None and (receive != transport.asgi_receive or send != transport.asgi_send):
             transport = None  # somebody stands between the server and us, and wants to see what goes by
         connection = Connection(scope, receive, send, self.settings, self.guard.counts, transport)
         scope[CONNECTION] = connection
-        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+        server: Connections[Connection] | None = extensions.get(SERVER_CONNECTIONS)
         if self.connections.draining or (server is not None and server.draining):
             connection.begin_shutdown()
         self.connections.add(connection)
         if server is not None:
             server.add(connection)
-        try:
-            await connection.run(self._call)
-        finally:
-            del scope[CONNECTION]
-            self.connections.discard(connection)
-            if server is not None:
-                server.discard(connection)
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        scope = connection.scope
+        del scope[CONNECTION]
+        self.connections.discard(connection)
+        server: Connections[Connection] | None = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
+        if server is not None:
+            server.discard(connection)
 
     def _call(self, connection: Connection) -> Awaitable[None]:
         """The handler's coroutine where nothing stands in front of it, else that of the whole stack."""

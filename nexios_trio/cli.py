@@ -16,6 +16,7 @@ from nexios_trio.routing.handlers import name_of
 from nexios_trio.server.command import run as run_server
 from nexios_trio.server.hypercorn import DRAIN_WINDOW
 from nexios_trio.server.loading import AppLoadError, load_app
+from nexios_trio.server.watchdog import SLOW_CALLBACK
 
 __all__ = ["main"]
 
@@ -51,12 +52,20 @@ def main() -> None:
     help="The engine behind the groups of an app that names none itself, such as redis://127.0.0.1. Better "
     "in the environment, as NEXIOS_BROKER, if it holds a password.  [default: memory://]",
 )
+@click.option(
+    "--slow-callback",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Log who keeps the event loop from running for so long; 0: nobody is looked for.  "
+    f"[default: {SLOW_CALLBACK:g}]",
+)
 def run(
     application: str,
     hypercorn_options: tuple[str, ...],
     drain_window: float | None,
     server: str,
     broker: str | None,
+    slow_callback: float | None,
 ) -> None:
     """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
 
@@ -71,7 +80,9 @@ def run(
     fast_lane = server == "engine"
     if broker is not None:
         os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
-    sys.exit(run_server(application, list(hypercorn_options), drain_window, fast_lane=fast_lane))
+    options = list(hypercorn_options)
+    code = run_server(application, options, drain_window, fast_lane=fast_lane, slow_callback=slow_callback)
+    sys.exit(code)
 
 
 @main.command(context_settings=_HELP)

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
-__all__ = ["ConnectionSettings", "Heartbeat", "HistoryLimits", "Limits", "Overflow", "Rate"]
+__all__ = ["ConnectionSettings", "Deflate", "Heartbeat", "HistoryLimits", "Limits", "Overflow", "Rate"]
 
 
 def _seconds(*, zero: bool) -> Callable[[Any, Any, Any], None]:
@@ -36,6 +36,16 @@ def _positive(_instance: Any, attribute: Any, value: Any) -> None:
 def _bound(instance: Any, attribute: Any, value: Any) -> None:
     if value is not None:
         _positive(instance, attribute, value)
+
+
+def _between(least: int, most: int) -> Any:
+    def check(_instance: Any, attribute: Any, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise WrongTypeError(f"{attribute.name} is a whole number, not {value!r}")
+        if not least <= value <= most:
+            raise WrongValueError(f"{attribute.name} is between {least} and {most}, not {value!r}")
+
+    return check
 
 
 def _above_zero(_instance: Any, attribute: Any, value: Any) -> None:
@@ -68,6 +78,34 @@ class Heartbeat:
     """Seconds that the peer has for an answer."""
     message: str | bytes | None = field(default=None, validator=_payload)
     """The application ping, sent as text or binary after its type; None: protocol pings only."""
+
+
+@frozen
+class Deflate:
+    """What this side wants of permessage-deflate (RFC 7692); without one of these, it is neither offered nor
+    accepted. Sizes are bytes.
+
+    The defaults are those for many connections: no compressor is kept between messages, a broadcast is
+    compressed once, and a connection holds at most 4 KiB for what its peer refers back to. On hypercorn's
+    lane of ``nexios-trio run`` only the two about takeover hold, the rest is as hypercorn has it; the plain
+    ``hypercorn`` command grants compression to every client that offers it, whatever the app says.
+    """
+
+    server_no_context_takeover: bool = True
+    """The server compresses each message by itself, so that one compressed message can go to many clients.
+    False: better compression, for some 30 KiB to 260 KiB of memory per connection."""
+    client_no_context_takeover: bool = False
+    """The client does; spares a server ``1 << client_max_window_bits`` bytes per connection."""
+    server_max_window_bits: int = field(default=12, validator=_between(8, 15))
+    """The server refers back to at most ``1 << bits`` bytes; a client that wants less gets less."""
+    client_max_window_bits: int = field(default=12, validator=_between(8, 15))
+    """The same for the client, if it lets the server choose."""
+    threshold: int = field(default=256, validator=_between(1, 1 << 62))
+    """Messages of fewer bytes are sent as they are."""
+    level: int = field(default=6, validator=_between(1, 9))
+    """zlib's: 1 is fast, 9 is thorough."""
+    memory_level: int = field(default=5, validator=_between(1, 9))
+    """zlib's: how much memory a compressor takes for its tables, ``1 << (memory_level + 9)`` bytes."""
 
 
 _RATE: Final = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>|[kKmM]i?B|B)/(?P<per>\d*)(?P<time>s|min|h)")
@@ -287,5 +325,7 @@ class ConnectionSettings:
     behind it we cannot see whether the client is still there."""
     disconnect_grace: float = field(default=5.0, validator=_seconds(zero=True))
     """How long a handler may go on once its connection is over; 0: cancelled at once, inf: never."""
+    deflate: Deflate | None = None
+    """Whether a client that offers permessage-deflate is granted it, and how; None: no."""
     debug: bool = False
     """Whether clients are told what went wrong: for development only."""

@@ -11,7 +11,7 @@ from nexios_trio.config import Rate
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 from nexios_trio.security.buckets import Bucket, BucketTable
 from nexios_trio.security.proxy import address_key
-from nexios_trio.websockets.base import GUARD, WebSocket
+from nexios_trio.websockets.base import SERVICES, WebSocket
 from nexios_trio.websockets.metering import Action
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class RateLimit:
             make: Callable[[Rate], Counter] = _own if not self.types else BucketTable
             own = [None if rate is None else make(rate) for rate in (self.messages, self.bytes)]
             return _Meter(self, own[0], own[1], _one)
-        guard: Guard = websocket.scope[GUARD]
+        guard: Guard = websocket.scope[SERVICES].guard
         messages, volume = guard.tables(self, self.name or f"route {websocket._connection.route}")
         return _Meter(self, messages, volume, _key_of(self.per, websocket))
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
-import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event as ProcessEvent
@@ -20,15 +18,9 @@ import hypercorn.trio.run
 import trio
 from hypercorn.config import Config, Sockets
 
-from nexios_trio.server.hypercorn import (
-    DRAIN_WINDOW,
-    HANDSHAKE_TIMEOUT,
-    WAITING_CONNECTIONS,
-    serve_hypercorn,
-)
 from nexios_trio.server.loading import AppLoadError, load_app
 from nexios_trio.server.log import LineFormatter
-from nexios_trio.types import ASGIApp
+from nexios_trio.server.work import problem_of, work
 
 __all__ = ["run", "worker"]
 
@@ -38,12 +30,17 @@ _CANNOT_BIND: Final = frozenset(
 
 
 def run(
-    application: str, arguments: list[str], drain_window: float | None = None, *, fast_lane: bool = False
+    application: str,
+    arguments: list[str],
+    drain_window: float | None = None,
+    *,
+    fast_lane: bool = False,
+    slow_callback: float | None = None,
 ) -> int:
     """Serve ``application`` (``module:app``) with hypercorn's own command line ``arguments`` and process
     management; returns the exit code. Blocks.
 
-    With ``fast_lane`` plain WebSockets are served by our engine.
+    With ``fast_lane`` plain WebSockets are served by our engine. ``slow_callback``: see `work`.
     """
     parsed: list[Config] = []
 
@@ -58,6 +55,8 @@ def run(
     config.fast_lane = fast_lane  # type: ignore[attr-defined]
     if drain_window is not None:
         config.drain_window = drain_window  # type: ignore[attr-defined]
+    if slow_callback is not None:
+        config.slow_callback = slow_callback  # type: ignore[attr-defined]
     if (problem := _problem(config)) is not None:
         return _refuse(problem)
     codes: list[int] = []
@@ -85,15 +84,8 @@ def _note_exits(join_exited: Any, codes: list[int], processes: list[BaseProcess]
 
 
 def _problem(config: Config) -> str | None:
-    window = getattr(config, "drain_window", DRAIN_WINDOW)
-    if isinstance(window, bool) or not isinstance(window, int | float) or not 0 <= window < math.inf:
-        return f"drain_window is a number of seconds, 0 or more, not {window!r}"
-    timeout = getattr(config, "handshake_timeout", HANDSHAKE_TIMEOUT)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        return f"handshake_timeout is a number of seconds, more than 0, not {timeout!r}"
-    most = getattr(config, "waiting_connections", WAITING_CONNECTIONS)
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        return f"waiting_connections is a whole number, at least 1, not {most!r}"
+    if (problem := problem_of(config)) is not None:
+        return problem
     if config.use_reloader:
         if not config.workers:
             return "--reload restarts worker processes and there are none; leave --workers 0 away"
@@ -146,53 +138,10 @@ def worker(
         app = load_app(config.application_path)
     except AppLoadError as error:
         sys.exit(_refuse(str(error)))
-    trio.run(partial(_work, app, config, sockets, shutdown_event))
+    shutdown = None if shutdown_event is None else partial(_poll, shutdown_event)
+    trio.run(partial(work, app, config, sockets, shutdown, fast_lane=getattr(config, "fast_lane", False)))
 
 
-async def _work(
-    app: ASGIApp, config: Config, sockets: Sockets | None, shutdown_event: ProcessEvent | None
-) -> None:
-    drain_window = float(getattr(config, "drain_window", DRAIN_WINDOW))
-    async with _signals() as (stop, hurry):
-
-        async def wait_shutdown() -> None:
-            async with trio.open_nursery() as nursery:
-                if shutdown_event is not None:
-                    nursery.start_soon(_poll, shutdown_event, stop)
-                await stop.wait()
-                nursery.cancel_scope.cancel()
-
-        await serve_hypercorn(
-            app,
-            config,
-            sockets=sockets,
-            shutdown=wait_shutdown,
-            hurry=hurry.wait,
-            drain_window=drain_window,
-            fast_lane=getattr(config, "fast_lane", False),
-        )
-
-
-async def _poll(shutdown_event: ProcessEvent, stop: trio.Event) -> None:
+async def _poll(shutdown_event: ProcessEvent) -> None:
     while not shutdown_event.is_set():  # noqa: ASYNC110 - a multiprocessing Event can only be polled
         await trio.sleep(0.1)
-    stop.set()
-
-
-@asynccontextmanager
-async def _signals() -> AsyncIterator[tuple[trio.Event, trio.Event]]:
-    stop, hurry = trio.Event(), trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arrivals:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                interrupts = 0
-                async for number in arrivals:
-                    interrupts += number == signal.SIGINT
-                    if interrupts > 1:
-                        hurry.set()
-                    stop.set()
-
-            nursery.start_soon(watch)
-            yield stop, hurry
-            nursery.cancel_scope.cancel()

@@ -26,90 +26,87 @@ Access = Callable[[Scope, int, float], Awaitable[None]]
 """Told of each answer to a handshake: the scope, the status, and the seconds that it took."""
 
 
-async def _nothing() -> None:
-    pass
-
-
 class Engine:
     """All connections of the fast lane in one process."""
 
-    def __init__(self, app: ASGIApp, settings: ConnectionSettings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ConnectionSettings,
+        *,
+        root_path: str = "",
+        access: Access | None = None,
+    ) -> None:
         self.app = app
         self.settings = settings
         self.reactor = make_reactor()
+        self._root_path = root_path
+        self._access = access
+        # One object for all connections: these are kept for as long as they live.
+        self._asgi = {"spec_version": "2.4", "version": "3.0"}
+        self._servers: dict[tuple[str, int] | None, tuple[str, int] | None] = {}
+        self._live: set[EngineTransport] = set()
         self.run = self.reactor.run
+
+    async def read_request(self, sock: socket.socket) -> tuple[Request, bytes] | None:
+        """The request for an upgrade that a TCP connection begins with, and what came behind it; None: there
+        was none, or a bad one, which is answered. The socket is closed then, and if this is cancelled."""
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        found = None
+        try:
+            found = await self._read_request(sock)
+        finally:
+            if found is None:
+                sock.close()
+        return found
 
     async def serve(
         self,
         sock: socket.socket,
-        *,
-        root_path: str = "",
+        request: Request,
+        early: bytes = b"",
         state: Mapping[str, Any] | None = None,
-        began: Callable[[], Awaitable[None]] = _nothing,
-        access: Access | None = None,
     ) -> None:
-        """Serve a TCP connection that asks for an upgrade, from its first byte to its end.
+        """Serve a connection from its request to its end; owns the socket. Raises only `trio.Cancelled`.
 
-        ``state`` is what the app's lifespan has yielded. ``began()`` is called once the request is whole.
+        ``state`` is what the app's lifespan has yielded.
         """
-        sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            request, early = await self._read_request(sock)
-            if request is None:
-                sock.close()
-                return
-            await began()
-        except BaseException:
-            sock.close()
-            raise
-        scope = self._scope(request, sock, root_path, dict(state or {}))
         begun = time.perf_counter()
-        answered: list[int] = []
-        settings = self.settings
-        transport = EngineTransport(
-            sock,
-            request,
-            self.reactor,
-            limits=settings.limits,
-            heartbeat=settings.heartbeat,
-            early=early,
-            on_answer=answered.append,
-        )
-        transport.close_timeout = settings.close_timeout
+        scope = self._scope(request, sock, dict(state or {}))
+        transport = EngineTransport(sock, request, self.reactor, self.settings, early=early)
+        del request, early  # nobody needs them for as long as the connection lives
+        self._live.add(transport)
         scope["extensions"] = {"websocket.http.response": {}, TRANSPORT: transport}
         try:
-            await self._call(scope, transport)
-        finally:
-            await transport.finish()
-            if access is not None and answered:
-                await access(scope, answered[0], time.perf_counter() - begun)
-
-    async def _call(self, scope: Scope, transport: EngineTransport) -> None:
-        """Call the app, and end what it leaves open, as hypercorn does."""
-        try:
-            await self.app(scope, transport.asgi_receive, transport.asgi_send)
-        except Exception:
-            logger.exception("Error in ASGI Framework")
-            if transport.state is State.CONNECTING:
-                await transport.reject(500, [], b"")
+            try:
+                await self.app(scope, transport.asgi_receive, transport.asgi_send)
+            except BaseException as error:
+                await _close_after(error, transport)
+                if not isinstance(error, Exception):
+                    raise
             else:
-                await transport.close(1011, "internal error")
-        except BaseException:
-            with trio.CancelScope(shield=True), trio.move_on_after(transport.close_timeout):
-                await transport.close(1012, "service restart")
-            raise
-        else:
-            if transport.state is State.CONNECTING:
-                await transport.reject(403, [], b"")
-            elif transport.state is State.OPEN:
-                await transport.close(1000, "")
-        with trio.move_on_after(transport.close_timeout):
-            if transport.state is State.CLOSING:
-                await transport.wait_gone()
+                await _close_after(None, transport)
+        except Exception:
+            logger.exception("a connection failed in the engine")
+        finally:
+            try:
+                await transport.finish()
+            finally:
+                self._live.discard(transport)
+            if self._access is not None and transport.answered:
+                await self._access(scope, transport.answered, time.perf_counter() - begun)
 
-    async def _read_request(self, sock: socket.socket) -> tuple[Request | None, bytes]:
+    def drop(self) -> None:
+        """Let none of the clients, whoever does not read among them, hold up the end any longer."""
+        for transport in self._live:
+            try:
+                transport.sock.shutdown(socket.SHUT_RDWR)  # which the reactor hears of
+            except OSError:
+                pass  # it is gone
+
+    async def _read_request(self, sock: socket.socket) -> tuple[Request, bytes] | None:
         reader = RequestReader()
         while True:
             try:
@@ -118,14 +115,14 @@ class Engine:
                 await trio.lowlevel.wait_readable(sock)
                 continue
             except OSError:
-                return None, b""
+                return None
             if not data:
-                return None, b""
+                return None
             try:
                 request = reader.receive_data(data)
             except HandshakeError as error:
                 await self._refuse(sock, error)
-                return None, b""
+                return None
             if request is not None:
                 return request, reader.trailing
 
@@ -135,30 +132,48 @@ class Engine:
             sock.send(error_response(error))
             sock.shutdown(socket.SHUT_WR)
             with trio.move_on_after(1):
-                while sock.recv(1 << 16):
+                while True:
                     await trio.lowlevel.wait_readable(sock)
+                    if not sock.recv(1 << 16):
+                        return
         except OSError as failure:
             if failure.errno not in (errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
                 raise
 
-    def _scope(
-        self, request: Request, sock: socket.socket, root_path: str, state: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _scope(self, request: Request, sock: socket.socket, state: dict[str, Any]) -> dict[str, Any]:
+        server = _address(sock.getsockname)
         return {
             "type": "websocket",
-            "asgi": {"spec_version": "2.4", "version": "3.0"},
+            "asgi": self._asgi,
             "http_version": "1.1",
             "scheme": "ws",
             "path": request.path,
             "raw_path": request.raw_path,
             "query_string": request.query_string,
-            "root_path": root_path,
+            "root_path": self._root_path,
             "headers": request.headers,
             "client": _address(sock.getpeername),
-            "server": _address(sock.getsockname),
+            "server": self._servers.setdefault(server, server),
             "subprotocols": request.subprotocols,
             "state": state,
         }
+
+
+async def _close_after(error: BaseException | None, transport: EngineTransport) -> None:
+    """End what the app leaves open, as hypercorn does."""
+    if error is not None and not isinstance(error, Exception):  # cancelled: the server goes down
+        with trio.CancelScope(shield=True), trio.move_on_after(transport.close_timeout):
+            await transport.close(1012, "service restart")
+        return
+    if error is not None:
+        logger.error("Error in ASGI Framework", exc_info=error)
+    if transport.state is State.CONNECTING:
+        await transport.reject(403 if error is None else 500, [], b"")
+    elif transport.state is State.OPEN:
+        await (transport.close(1000, "") if error is None else transport.close(1011, "internal error"))
+    with trio.move_on_after(transport.close_timeout):
+        if transport.state is State.CLOSING:
+            await transport.wait_gone()
 
 
 def _address(ask: Callable[[], Any]) -> tuple[str, int] | None:

@@ -6,7 +6,6 @@ The first bytes are looked at and left in the kernel (``MSG_PEEK``), so whoever 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -14,13 +13,16 @@ from hypercorn.config import Config
 
 from nexios_trio.server.engine import Engine
 from nexios_trio.server.tcp import Lobby, TCPConnection
-from nexios_trio.types import Scope
 from nexios_trio.wire.classify import PEEK_BYTES, Kind, classify
 
 __all__ = ["Handoff", "wants_upgrade"]
 
-NO_LOW_WATER_PAUSE = 0.02
-"""Seconds between two looks where the kernel cannot be asked to wait for one byte more."""
+LOOKS = 16
+"""Times that a beginning is looked at whenever there is more of it."""
+
+PAUSE = 0.02
+"""Seconds between further looks. Each is one at all that has come: a client that sends a byte at a time shall
+not have us look for every one. Also where the kernel cannot be asked to wait for one byte more."""
 
 
 async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
@@ -28,7 +30,7 @@ async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
 
     A checkpoint. Nothing is taken from the socket; one whose client leaves before it has said is not ours.
     """
-    seen = 0
+    seen = looks = 0
     try:
         while True:
             await trio.lowlevel.wait_readable(sock)
@@ -40,11 +42,14 @@ async def wants_upgrade(sock: trio.socket.SocketType) -> bool:
             if kind is not Kind.UNDECIDED or len(beginning) == seen:  # no more will come
                 return kind is Kind.WEBSOCKET
             seen = len(beginning)
+            looks += 1
+            if looks >= LOOKS:
+                await trio.sleep(PAUSE)
             try:  # be woken by the next byte, not by those that we leave there
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
             except OSError:
                 seen = -1
-                await trio.sleep(NO_LOW_WATER_PAUSE)
+                await trio.sleep(PAUSE)
     finally:
         if seen > 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -67,23 +72,16 @@ class Handoff(TCPConnection):
             await super().serve()
             return
         sock = socket.socket(fileno=self.stream.socket.detach())
-        await self._engine.serve(
-            sock,
-            root_path=config.root_path,
-            state=self.state,
-            began=self._begun,
-            access=_access(config),
-        )
-
-    async def _begun(self) -> None:
-        """The request is whole."""
-        self.call_begins()
-        await self.context.mark_request()
-
-
-def _access(config: Config) -> Callable[[Scope, int, float], Awaitable[None]]:
-    async def access(scope: Scope, status: int, seconds: float) -> None:
-        summary: Any = {"type": "http.response.start", "status": status, "headers": []}
-        await config.log.access(scope, summary, seconds)  # type: ignore[arg-type]
-
-    return access
+        found = await self._engine.read_request(sock)
+        if found is None:
+            return
+        try:
+            await self.context.mark_request()
+        except BaseException:
+            sock.close()
+            raise
+        # In a task of its own, beside those of hypercorn: of this one, its objects and its frames between the
+        # loop and the handler, a connection would need nothing for as long as it lives.
+        nursery = trio.lowlevel.current_task().parent_nursery
+        assert nursery is not None
+        nursery.start_soon(self._engine.serve, sock, *found, self.state)

@@ -8,14 +8,12 @@ from functools import partial
 from typing import Any, cast
 
 import trio
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.protocol.ws_stream import WSStream
 from wsproto.extensions import PerMessageDeflate
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import RemoteProtocolError
 
 from nexios_trio.server import wire
+from nexios_trio.server.internals import H11Protocol, HTTPStream, WSStream
 from nexios_trio.server.tcp import TCPConnection, keep_other_streams
 from nexios_trio.transports.asgi import ENDED_BY, ON_LOST
 from nexios_trio.types import Message, Receive, Scope, Send
@@ -56,7 +54,7 @@ class Hold:
             self._stream.app_put = self._queue.put
         if isinstance(self._stream, WSStream):
             self._stream.context = cast("Any", _StreamContext(self._stream.context, self._ended))
-            _decline_bad_extensions(self._stream)
+            _choose_extensions(self._stream)
             over_http1 = isinstance(protocol, H11Protocol)  # over HTTP/2 other streams go on
             when_closed = self._tcp.client_closed if self._tcp is not None and over_http1 else None
             wire.take_hold(self._stream, when_closed)
@@ -148,10 +146,13 @@ def _tell_when_lost(
     told.append(tell)
 
 
-def _decline_bad_extensions(stream: WSStream) -> None:
-    """An offer that wsproto cannot read would fail in the app's accept(); go on without extensions."""
+def _choose_extensions(stream: WSStream) -> None:
+    """Decline permessage-deflate where the app does not want it, and an offer that wsproto cannot read: that
+    would fail in the app's accept()."""
     offered = stream.handshake.extensions
-    if offered is not None:
+    if getattr(stream.config, "deflate", None) is None:
+        stream.handshake.extensions = None
+    elif offered is not None:
         try:
             server_extensions_handshake(list(offered), [PerMessageDeflate()])
         except (ValueError, RemoteProtocolError) as error:

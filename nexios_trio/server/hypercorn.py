@@ -1,5 +1,5 @@
-"""hypercorn's Trio worker, and with `hold`, `tcp` and `wire` beside it the whole of our reach into its
-internals.
+"""hypercorn's Trio worker, with what it lacks. Its internals are named in one file, `internals`, from which
+`hold`, `tcp` and `wire` have their grips.
 
 hypercorn serves; these files add what its Trio worker lacks for WebSockets, each thing by the smallest
 grip that holds. Here: draining with 1012, a ping interval from the app's heartbeat, ``TCP_USER_TIMEOUT`` so
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib.metadata
 import logging
 import math
 import socket
@@ -20,9 +19,8 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import hypercorn.trio.run
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
@@ -30,15 +28,16 @@ from hypercorn.utils import LifespanFailureError
 
 from nexios_trio.config import ConnectionSettings, Heartbeat
 from nexios_trio.exceptions import WrongValueError
-from nexios_trio.server import wire
-from nexios_trio.server.engine import Engine
-from nexios_trio.server.handoff import Handoff
-from nexios_trio.server.hold import Hold
+from nexios_trio.server.engine import Access, Engine
 from nexios_trio.server.log import SafeLogger, SafeStatsdLogger
-from nexios_trio.server.tcp import Lobby, TCPConnection
+from nexios_trio.server.versions import plain_worker_serve, tried, version
 from nexios_trio.transports.connections import SERVER_CONNECTIONS, Connections
 from nexios_trio.transports.engine import TRANSPORT
 from nexios_trio.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from nexios_trio.server.hold import Hold
+    from nexios_trio.server.tcp import Lobby
 
 try:
     import resource
@@ -79,18 +78,36 @@ QUEUE: Final = 3
 OWN_SETTINGS: Final = ("handshake_timeout", "waiting_connections")
 """What a hypercorn Config may hold for us."""
 
-_TRIED: Final = ("0.18.",)
-
 
 def _internals_known() -> bool:
-    version = importlib.metadata.version("hypercorn")
-    if version.startswith(_TRIED):
+    if tried():
         return True
     logger.warning(
         "hypercorn %s has not been tried; serving without early ping and shutdown ends and some bounds",
-        version,
+        version(),
     )
     return False
+
+
+# What reaches into hypercorn's internals is imported only where these are known: with another version the
+# import itself might fail.
+
+
+def _hold(scope: Scope, receive: Receive, send: Send) -> Hold:
+    from nexios_trio.server.hold import Hold
+
+    return Hold(scope, receive, send)
+
+
+def _gripped(serve: Any, engine: Engine | None, config: Config) -> Any:
+    """Hypercorn's ``worker_serve`` with our TCP connections instead of its own."""
+    from nexios_trio.server.handoff import Handoff
+    from nexios_trio.server.tcp import TCPConnection
+    from nexios_trio.server.wire import with_globals
+
+    lobby = _lobby(config)
+    connection = partial(TCPConnection, lobby) if engine is None else partial(Handoff, engine, lobby)
+    return with_globals(serve, TCPServer=connection)
 
 
 def hypercorn_config(**attributes: Any) -> Config:
@@ -136,10 +153,13 @@ class _Host:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
             return
-        if scope["type"] == "websocket":
-            scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
-        fast = TRANSPORT in (scope.get("extensions") or {})
-        hold = Hold(scope, receive, send) if self.internals and not fast else None
+        extensions = scope.get("extensions") or {}
+        fast = TRANSPORT in extensions
+        if fast:
+            extensions[SERVER_CONNECTIONS] = self.connections  # the dict is this connection's own
+        elif scope["type"] == "websocket":
+            scope["extensions"] = {**extensions, SERVER_CONNECTIONS: self.connections}
+        hold = _hold(scope, receive, send) if self.internals and not fast else None
         if fast:
             self._handlers = trio.lowlevel.current_task().parent_nursery or self._handlers
         if hold is not None:
@@ -215,7 +235,7 @@ async def serve_hypercorn(
         sockets = config.create_sockets()
         for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
             listener.listen(config.backlog)
-    serve = hypercorn.trio.run.worker_serve
+    serve = plain_worker_serve()
 
     async def wait_shutdown() -> None:
         await (shutdown or trio.sleep_forever)()
@@ -231,12 +251,11 @@ async def serve_hypercorn(
     config = copy.copy(config)
     _tune(config, sockets, settings)
     host = _Host(app)
-    engine: Engine | None = None
+    engine = None
     if host.internals and fast_lane:
-        engine = Engine(host, settings)
-        serve = wire.with_globals(serve, TCPServer=partial(Handoff, engine, _lobby(config)))
-    elif host.internals:
-        serve = wire.with_globals(serve, TCPServer=partial(TCPConnection, _lobby(config)))
+        engine = Engine(host, settings, root_path=config.root_path, access=_access(config))
+    if host.internals:
+        serve = _gripped(serve, engine, config)
     grace = min(settings.disconnect_grace, LONGEST_GRACE) + min(settings.close_timeout, LONGEST_GRACE)
     patience = max(config.graceful_timeout, grace)
     config.graceful_timeout = drain_window + patience + 2 * LAST_WORDS
@@ -272,6 +291,8 @@ async def serve_hypercorn(
                 with trio.move_on_after(LAST_WORDS):
                     await ended.wait()
                 await host.drop()
+                if engine is not None:
+                    engine.drop()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_for_sure)
@@ -296,12 +317,22 @@ def _wrapped(app: ASGIApp) -> ASGIWrapper:
     return ASGIWrapper(cast("Any", app))
 
 
+def _access(config: Config) -> Access:
+    async def access(scope: Scope, status: int, seconds: float) -> None:
+        summary: Any = {"type": "http.response.start", "status": status, "headers": []}
+        await config.log.access(scope, summary, seconds)  # type: ignore[arg-type]
+
+    return access
+
+
 async def _then_cancel(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
     await wait()
     scope.cancel()
 
 
 def _lobby(config: Config) -> Lobby:
+    from nexios_trio.server.tcp import Lobby
+
     first = getattr(config, "handshake_timeout", HANDSHAKE_TIMEOUT)
     most = getattr(config, "waiting_connections", None)
     if most is None:
@@ -330,6 +361,7 @@ def _tune(config: Config, sockets: Sockets, settings: ConnectionSettings) -> Non
     if not _is_set(config, "logger_class"):
         config.logger_class = SafeLogger if config.statsd_host is None else SafeStatsdLogger
         config._log = None
+    config.deflate = settings.deflate  # type: ignore[attr-defined]
     _tune_heartbeat(config, sockets, settings.heartbeat)
 
 

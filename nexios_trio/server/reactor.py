@@ -85,6 +85,8 @@ class EpollReactor(_Timers):
         """See `nexios_trio.transports.engine.Reactor`."""
         wanted = select.EPOLLIN * transport.reading | select.EPOLLOUT * transport.writing
         fd = transport.sock.fileno()
+        if self._epoll.closed:
+            return
         if fd not in self._watched:
             self._watched[fd] = transport
             self._epoll.register(fd, wanted)
@@ -109,9 +111,14 @@ class EpollReactor(_Timers):
             nursery.start_soon(self.run_timers)
             try:
                 while True:
-                    await trio.lowlevel.wait_readable(epoll)
+                    # While there is something to do, look again once the woken handlers have run: that is
+                    # cheaper than having Trio look for us, which arms its own epoll for one event each time.
+                    ready = epoll.poll(0, BATCH)
+                    if not ready:
+                        await trio.lowlevel.wait_readable(epoll)
+                        continue
                     self.now = trio.current_time()
-                    for fd, mask in epoll.poll(0, BATCH):
+                    for fd, mask in ready:
                         transport = watched.get(fd)
                         if transport is None:
                             continue
@@ -121,7 +128,9 @@ class EpollReactor(_Timers):
                             transport.readable()
                         elif mask & broken:
                             transport.hung_up()
+                    await trio.lowlevel.checkpoint()
             finally:
+                watched.clear()
                 epoll.close()
 
 

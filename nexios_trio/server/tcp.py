@@ -21,13 +21,9 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import h11
 import trio
-from h2.exceptions import H2Error
-from hypercorn.events import Event, Updated
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.trio.tcp_server import TCPServer
-from hyperframe.exceptions import HyperframeError
+
+from nexios_trio.server.internals import GARBAGE, Event, H2Protocol, TCPServer, Updated
 
 __all__ = ["Lobby", "TCPConnection", "keep_other_streams"]
 
@@ -35,9 +31,6 @@ logger = logging.getLogger("nexios_trio.server")
 
 LINGER: Final = 2.0
 """Seconds that a refused client has to take our answer before TCP is closed on what it still sends."""
-
-_GARBAGE: Final = (h11.ProtocolError, H2Error, HyperframeError, ValueError)
-"""What a client's bytes can make hypercorn raise; UnicodeError is a ValueError."""
 
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
@@ -129,11 +122,13 @@ class TCPConnection(TCPServer):
         try:
             with self.patience:
                 await self.serve()
-        except* _GARBAGE as group:
+        except* GARBAGE as group:
             error = group.exceptions[0]
             # A UnicodeError's text holds what the client sent, which may be a token.
             what = type(error).__name__ if isinstance(error, UnicodeError) else repr(error)
             logger.info("ended a connection that broke the protocol: %a", what)
+        except* _GONE:
+            pass  # hypercorn closes a connection beside its own sending
         except* Exception as group:
             logger.error("a connection failed in hypercorn", exc_info=group)
         finally:

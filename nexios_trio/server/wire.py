@@ -17,14 +17,15 @@ from functools import cache, partial
 from typing import Any, Final
 
 import trio
-from hypercorn.protocol.events import Data
-from hypercorn.protocol.ws_stream import Handshake, WSStream
 from wsproto.connection import Connection, ConnectionState
 from wsproto.events import CloseConnection, Event, Message
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-__all__ = ["Deflate", "Wire", "fault", "let_go", "take_hold", "with_globals"]
+from nexios_trio.config import Deflate
+from nexios_trio.server.internals import Data, Handshake, WSStream
+
+__all__ = ["BoundedDeflate", "Wire", "fault", "let_go", "take_hold", "with_globals"]
 
 TURN: Final = 256
 """Events of one connection that are handled before others get a turn: one read may hold ten thousand."""
@@ -42,7 +43,7 @@ def with_globals(function: Any, **replaced: object) -> Any:
     return copied
 
 
-class Deflate(PerMessageDeflate):
+class BoundedDeflate(PerMessageDeflate):
     """permessage-deflate that unpacks at most ``most`` bytes at once, one more to tell.
 
     wsproto's unpacks whatever it is given: 64 KiB from the network to 64 MiB. And behind a last block
@@ -50,8 +51,11 @@ class Deflate(PerMessageDeflate):
     message begins anew.
     """
 
-    def __init__(self, most: int) -> None:
-        super().__init__()
+    def __init__(self, most: int, settings: Deflate) -> None:
+        super().__init__(
+            client_no_context_takeover=settings.client_no_context_takeover,
+            server_no_context_takeover=settings.server_no_context_takeover,
+        )
         self._step = min(most, sys.maxsize - 1) + 1
         self._inflater: Any = None
         self._packed = False
@@ -164,16 +168,19 @@ class Wire(Connection):
 
 
 @cache
-def _accept(most: int) -> Any:
+def _accept(most: int, deflate: Deflate) -> Any:
     return with_globals(
-        Handshake.accept, Connection=partial(Wire, most), PerMessageDeflate=partial(Deflate, most)
+        Handshake.accept,
+        Connection=partial(Wire, most),
+        PerMessageDeflate=partial(BoundedDeflate, most, deflate),
     )
 
 
 def take_hold(stream: WSStream, when_closed: Callable[[], None] | None) -> None:
-    """Have this stream use `Wire`, with `Deflate`, from its accept on."""
+    """Have this stream use `Wire`, with `BoundedDeflate`, from its accept on."""
     handshake = stream.handshake
-    make = _accept(stream.config.websocket_max_message_size)
+    config: Any = stream.config
+    make = _accept(config.websocket_max_message_size, getattr(config, "deflate", None) or Deflate())
 
     def accept(*args: Any) -> tuple[int, list[tuple[bytes, bytes]], Wire]:
         status, headers, wire = make(handshake, *args)

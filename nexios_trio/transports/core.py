@@ -6,7 +6,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 from trio.lowlevel import checkpoint
@@ -34,33 +34,37 @@ class ClientGone(WebSocketDisconnect, OSError):
     """
 
 
-def _nothing(*_arguments: object) -> None:
-    pass
+class Hooks(Protocol):
+    """Whom a transport tells what happens."""
 
-
-class Hooks:
-    """Whom a transport tells what; by default nobody."""
-
-    __slots__ = ("accepted", "closing", "too_big", "unread")
-
-    def __init__(
-        self,
-        closing: Callable[[], None] = _nothing,
-        accepted: Callable[[str | None], None] = _nothing,
-        unread: Callable[[], None] = _nothing,
-        too_big: Callable[[], None] = _nothing,
-    ) -> None:
-        self.closing = closing
+    def closing(self) -> None:
         """The connection is over, on our side or on both; called once or twice."""
-        self.accepted = accepted
+
+    def accepted(self, subprotocol: str | None) -> None:
         """The handshake is done, with this subprotocol."""
-        self.unread = unread
+
+    def unread(self) -> None:
         """The inbox is full, and the handler has taken nothing for `Core.unread_timeout`."""
-        self.too_big = too_big
+
+    def too_big(self) -> None:
         """A message came that is larger than `Core.max_message`."""
 
 
-NO_HOOKS: Final = Hooks()
+class _Nobody:
+    def closing(self) -> None:
+        pass
+
+    def accepted(self, subprotocol: str | None) -> None:
+        pass
+
+    def unread(self) -> None:
+        pass
+
+    def too_big(self) -> None:
+        pass
+
+
+NO_HOOKS: Final = _Nobody()
 
 
 class Core(ABC):
@@ -94,7 +98,7 @@ class Core(ABC):
     def __init__(self, extensions: dict[str, Any], limits: Limits) -> None:
         self.extensions = extensions
         self.outbox: Outbox | None = None
-        self.hooks = NO_HOOKS
+        self.hooks: Hooks = NO_HOOKS
         self.state = State.CONNECTING
         self.closure: Closure | None = None
         self.close_timeout = 5.0

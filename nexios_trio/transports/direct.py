@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -18,25 +19,29 @@ class Sender(Protocol):
     unsent: int
 
     def send_now(self, entry: Entry) -> bool:
-        """Send an entry at once, if nothing waits; whether that was so. Never raises."""
+        """Send an entry at once, if nothing waits, here or in the outbox, and the connection is open; whether
+        that was so. Never raises."""
 
 
 class DirectOutbox(Outbox):
     """See the module. What it holds is taken out by `take_nowait` when the socket has room."""
 
-    __slots__ = ("_sender",)
+    __slots__ = ("_sender", "send_now")
+
+    send_now: Callable[[Entry], bool]
 
     def __init__(self, limits: Limits, sender: Sender) -> None:
         super().__init__(limits.outbox_messages, limits.outbox_bytes)
         self._sender = sender
+        self.send_now = sender.send_now
 
     def offer(self, entry: Entry, overflow: Overflow, counters: Drops) -> bool:
-        if not self.closed and not self._entries and self._sender.send_now(entry):
+        if self.send_now(entry):
             return True
         return super().offer(entry, overflow, counters)
 
     def put_nowait(self, entry: Entry) -> bool:
-        if not self.closed and not self._entries and self._sender.send_now(entry):
+        if self.send_now(entry):
             return True
         return super().put_nowait(entry)
 

@@ -12,12 +12,13 @@ import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
-from nexios_trio.config import Heartbeat, Limits
+from nexios_trio.config import ConnectionSettings, Limits
 from nexios_trio.transports.base import Closure
 from nexios_trio.transports.core import Core, close_code_of
 from nexios_trio.transports.direct import DirectOutbox
@@ -28,7 +29,6 @@ from nexios_trio.transports.states import TRANSITIONS, Event, State
 from nexios_trio.wire import (
     Agreement,
     Close,
-    Deflate,
     Failure,
     Ping,
     Pong,
@@ -48,7 +48,9 @@ TRANSPORT: Final = "nexios_trio.transport"
 with it; ASGI's ``receive`` and ``send`` are that transport's methods."""
 
 READ_BYTES: Final = 1 << 16
-"""What is read from a socket at a time."""
+"""What is read from a socket at a time..."""
+READ_MORE_BYTES: Final = 1 << 18
+"""...and what is once that was not enough, so that a large message comes in one piece or few."""
 WRITE_BYTES: Final = 1 << 16
 """What is taken out of an outbox for one write."""
 EARLY_BYTES: Final = 1 << 16
@@ -86,23 +88,25 @@ class EngineTransport(Core):
         "_drained",
         "_early",
         "_ended",
-        "_fail_by",
         "_failed",
-        "_failing",
         "_heard",
+        "_heard_all",
         "_heartbeat",
+        "_last_word",
+        "_last_word_by",
         "_limits",
         "_pending",
         "_pings",
         "_progress",
         "_reactor",
+        "_read_bytes",
         "_recv",
         "_request",
         "_send_raw",
         "_streak",
         "_unread_by",
         "_wire",
-        "on_answer",
+        "answered",
         "reading",
         "scheduled",
         "sock",
@@ -116,28 +120,28 @@ class EngineTransport(Core):
         sock: socket.socket,
         request: Request,
         reactor: Reactor,
+        settings: ConnectionSettings,
         *,
-        limits: Limits,
-        heartbeat: Heartbeat | None = None,
-        deflate: Deflate | None = None,
         early: bytes = b"",
-        on_answer: Callable[[int], None] | None = None,
     ) -> None:
-        super().__init__({}, limits)
-        self._limits = limits
+        super().__init__({}, settings.limits)
+        self._limits = settings.limits
+        self._heartbeat = settings.heartbeat
+        self._deflate = settings.deflate
+        self.close_timeout = settings.close_timeout
         self.sock = sock
         self._recv = sock.recv
+        self._read_bytes = READ_BYTES
         self._send_raw = sock.send
-        self._request = request
+        self._request: Request | None = request
+        """Until it is answered."""
         self._reactor = reactor
-        self._heartbeat = heartbeat
-        self._deflate = deflate
         self._agreement: Agreement | None = None
-        self.on_answer = on_answer
-        """Told the status that the handshake is answered with."""
+        self.answered = 0
+        """The status that the handshake was answered with; 0: none yet."""
         self._wire: Wire | None = None
         self._early = early
-        self._pending: deque[bytes | memoryview] = deque()
+        self._pending: deque[bytes | memoryview] | None = None
         self.unsent = 0
         """Bytes that the kernel has not taken yet."""
         self._streak = 0
@@ -147,14 +151,16 @@ class EngineTransport(Core):
         """The reactor's note of what it watches for."""
         self.scheduled = math.inf
         """The reactor's note of the next `tick`."""
-        self._failing: Callable[[], Exception] | None = None
-        self._fail_by = math.inf
-        """What is to be done about a violation, and by when."""
+        self._last_word: Callable[[], Exception] | None = None
+        self._last_word_by = math.inf
+        """What ends the connection once the handler has had what came before, and by when at the latest."""
         self._failed = False
         """The peer broke the protocol, and may be sending still."""
         self._drained: trio.Event | None = None
         self._ended = False
-        """Nothing more is to be had from this socket."""
+        """The socket is broken, or closed."""
+        self._heard_all = False
+        """The peer sends nothing more."""
         self._heard = self._progress = reactor.now
         self._pings: Pings | None = None
         self._unread_by = math.inf
@@ -162,20 +168,21 @@ class EngineTransport(Core):
         self._alarm: Callable[[float], float] | None = None
         reactor.watch(self)
 
-    def set_limits(self, limits: Limits) -> None:
-        self._limits = limits
-        super().set_limits(limits)
-
-    def set_heartbeat(self, heartbeat: Heartbeat | None) -> None:
-        """Ping as this says; before `accept` only."""
-        self._heartbeat = heartbeat
+    def configure(self, settings: ConnectionSettings) -> None:
+        """What holds for this connection; before `accept` only."""
+        if settings.limits is not self._limits:
+            self._limits = settings.limits
+            self.set_limits(settings.limits)
+        self._heartbeat = settings.heartbeat
+        self._deflate = settings.deflate
+        self.close_timeout = settings.close_timeout
 
     # What the reactor tells us
 
     def readable(self) -> None:
         """Read once, and hand on what is complete."""
         try:
-            data = self._recv(READ_BYTES)
+            data = self._recv(self._read_bytes)
         except _BUSY:
             return
         except OSError as error:
@@ -184,6 +191,8 @@ class EngineTransport(Core):
         if not data:
             self._eof()
             return
+        if len(data) >= READ_BYTES:
+            self._read_bytes = READ_MORE_BYTES
         self._heard = self._reactor.now
         wire = self._wire
         if wire is None:
@@ -227,15 +236,17 @@ class EngineTransport(Core):
     def writable(self) -> None:
         """Send what waits, as far as the kernel takes it."""
         while True:
-            pending = self._pending
-            if not pending and not self._refill():
+            if not self._pending and not self._refill():
+                self._pending = None
                 self.writing = False
                 self._reactor.watch(self)
                 if self._drained is not None:
                     self._drained.set()
                 return
+            pending = self._pending
+            assert pending is not None
             try:
-                sent = self.sock.sendmsg([*pending][:64])
+                sent = self.sock.sendmsg(list(islice(pending, 64)))
             except _BUSY:
                 return
             except OSError as error:
@@ -257,7 +268,7 @@ class EngineTransport(Core):
         if self._wire is not None:
             answer = self._wire.data_to_send()
             if answer:
-                self._pending.append(answer)
+                self._keep_for_later(answer)
                 size = len(answer)
         if self.outbox is not None:
             while size < WRITE_BYTES:
@@ -265,27 +276,39 @@ class EngineTransport(Core):
                 if entry is None:
                     break
                 frame = self._frame_of(entry)
-                self._pending.append(frame)
+                self._keep_for_later(frame)
                 size += len(frame)
         self.unsent += size
         return size > 0
 
+    def _keep_for_later(self, piece: bytes | memoryview) -> None:
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(piece)
+
     def hung_up(self) -> None:
         """The kernel says that the socket is broken, whether we read or not."""
         error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._broken(OSError(error, "the connection is broken"))
+        if error or self._heard_all:
+            self._broken(OSError(error or errno.ECONNRESET, "the connection is broken"))
         else:
             self.readable()
 
     def _eof(self) -> None:
+        """Nothing more will come; the client may still read (a half-closed TCP connection)."""
+        self._heard_all = True
         self.reading = False
-        self._stop_watching()
-        self._forget_unsent()
+        self._reactor.watch(self)
+        if self._last_word is None and not self._peer_gone:
+            self._end_after_inbox(self._answer_eof)
+
+    def _answer_eof(self) -> Exception:
+        self._last_word, self._last_word_by = None, math.inf
         if self._wire is not None:
             self._wire.receive_eof()
-        if not self._peer_gone:
-            self._gone(Closure(1006, "", "network"))
+        self.lost()
+        assert self.closure is not None
+        return self.closure.error()
 
     def _broken(self, error: OSError, reason: str = "") -> None:
         self._ended = True
@@ -296,7 +319,7 @@ class EngineTransport(Core):
         self.lost(reason)
 
     def _forget_unsent(self) -> None:
-        self._pending.clear()
+        self._pending = None
         self.unsent = 0
         if self._drained is not None:
             self._drained.set()
@@ -307,27 +330,39 @@ class EngineTransport(Core):
 
     # Frames
 
+    def _end_after_inbox(self, last_word: Callable[[], Exception]) -> None:
+        """End the connection once the handler has had what came before, so that it can still answer that; a
+        Close may be answered so much later (RFC 6455 §5.5.1)."""
+        if self.state is not State.OPEN or not len(self.inbox):
+            last_word()
+            return
+        self._last_word = last_word
+        self._last_word_by = trio.current_time() + self.close_timeout
+        self._wake_at(self._last_word_by)
+        self.inbox.stop(last_word)
+
     def _closed_by_peer(self, wire: Wire, close: Close) -> None:
+        self._end_after_inbox(partial(self._answer_close, wire, close))
+
+    def _answer_close(self, wire: Wire, close: Close) -> Exception:
+        self._last_word, self._last_word_by = None, math.inf
         if not self._close_sent:
             self._close_sent = True
             self._write(wire.encode_close())
-        self._gone(Closure(close.code, close.reason, "peer"))
+        if not self._peer_gone:
+            self._gone(Closure(close.code, close.reason, "peer"))
+        assert self.closure is not None
+        return self.closure.error()
 
     def _violated(self, wire: Wire, failure: Failure) -> None:
-        """Fail the connection (RFC 6455 §7.1.7), once the handler has had what came before the violation, so
-        that it can still answer that."""
-        if self.state is not State.OPEN or not len(self.inbox):
-            self._fail(wire, failure)
-            return
-        self._failing = partial(self._fail, wire, failure)
-        self._fail_by = trio.current_time() + self.close_timeout
-        self.reading = False
-        self._reactor.watch(self)
-        self._wake_at(self._fail_by)
-        self.inbox.stop(self._failing)
+        """Fail the connection (RFC 6455 §7.1.7)."""
+        self._end_after_inbox(partial(self._fail, wire, failure))
+        if self._last_word is not None:
+            self.reading = False
+            self._reactor.watch(self)
 
     def _fail(self, wire: Wire, failure: Failure) -> Exception:
-        self._failing, self._fail_by = None, math.inf
+        self._last_word, self._last_word_by = None, math.inf
         if self.state is State.OPEN or self.state is State.CLOSING:
             code, reason = failure.code, failure.reason
             if code == 1009:
@@ -361,7 +396,7 @@ class EngineTransport(Core):
         self.choked = False
         self._unread_by = math.inf
         self.received_at = self._heard = trio.current_time()
-        if not self._ended and self._failing is None:
+        if not (self._ended or self._heard_all or self._last_word is not None):
             self.reading = True
             self._reactor.watch(self)
 
@@ -389,12 +424,12 @@ class EngineTransport(Core):
             self._alarm_at = self._alarm(now)
         if self._ended:
             return self._alarm_at
-        if now >= self._fail_by and self._failing is not None:
-            self._failing()
+        if now >= self._last_word_by and self._last_word is not None:
+            self._last_word()
         if now >= self._unread_by:
             self._unread_by = now + self.unread_timeout
             self.hooks.unread()
-        due = min(self._alarm_at, self._unread_by, self._fail_by)
+        due = min(self._alarm_at, self._unread_by, self._last_word_by)
         if self.unsent:
             if now >= self._progress + self._patience:
                 self._broken(OSError(errno.ETIMEDOUT, "the client does not read"))
@@ -429,6 +464,7 @@ class EngineTransport(Core):
         if subprotocol is None:
             subprotocol = self.default_subprotocol
         request = self._request
+        assert request is not None
         agreement = None if self._deflate is None else agree(self._deflate, request.extensions)
         self._agreement = agreement
         answer = accept_response(request, subprotocol=subprotocol, agreement=agreement, headers=headers)
@@ -439,8 +475,9 @@ class EngineTransport(Core):
             else Wire.server(max_message_bytes=limits.message_bytes, deflate=agreement)
         )
         self.state = State.OPEN
+        self._request = None
         self._write(answer)
-        self._answered(101)
+        self.answered = 101
         self._begin_heartbeat()
         self.hooks.accepted(subprotocol)
         early, self._early = self._early, b""
@@ -459,10 +496,6 @@ class EngineTransport(Core):
         if due < self.scheduled:
             self._reactor.wake_at(self, due)
 
-    def _answered(self, status: int) -> None:
-        if self.on_answer is not None:
-            self.on_answer(status)
-
     async def reject(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         if self._is_late():
             await self.close(close_code_of(status), "")
@@ -473,7 +506,7 @@ class EngineTransport(Core):
         answer = reject_response(status, headers, body)
         self.state = State.REJECTED
         self._write(answer)
-        self._answered(status)
+        self.answered = status
 
     # Sending
 
@@ -523,10 +556,20 @@ class EngineTransport(Core):
             raise self.refusal(Event.SEND)
 
     def send_now(self, entry: Entry) -> bool:
-        """Send a message of the outbox past it, if nothing waits; for `DirectOutbox`. Never raises."""
+        """Send a message past the outbox; for `DirectOutbox`. Never raises."""
+        # While the outbox holds something there is something unsent, and an open connection has an open one.
         if self.unsent or self.state is not State.OPEN:
             return False
-        self._write(self._frame_of(entry))
+        frame = entry.made or entry.wire() if self._agreement is None else self._frame_of(entry)
+        try:
+            sent = self._send_raw(frame)
+        except _BUSY:
+            sent = 0
+        except OSError as error:
+            self._broken(error)
+            return True
+        if sent < len(frame):
+            self._keep(frame, sent)
         return True
 
     def _frame_of(self, entry: Entry) -> bytes:
@@ -545,7 +588,7 @@ class EngineTransport(Core):
         if self._ended or not data:
             return
         if self.unsent:
-            self._pending.append(data)
+            self._keep_for_later(data)
             self.unsent += len(data)
             return
         try:
@@ -559,7 +602,7 @@ class EngineTransport(Core):
             self._keep(data, sent)
 
     def _keep(self, frame: bytes, sent: int) -> None:
-        self._pending.append(memoryview(frame)[sent:] if sent else frame)
+        self._keep_for_later(memoryview(frame)[sent:] if sent else frame)
         self.unsent += len(frame) - sent
         self.writing = True
         self._progress = trio.current_time()
@@ -578,11 +621,13 @@ class EngineTransport(Core):
             return
         self._close_sent = True
         code, reason = self._wire_close
-        if self._wire is not None:
-            self._write(self._wire.encode_close(code, reason))
-        else:
+        if self._wire is None:
             self._write(reject_response(403))
-            self._answered(403)
+            self.answered = 403
+            return
+        self._write(self._wire.encode_close(code, reason))
+        if self._last_word is not None:
+            self._last_word()
 
     async def finish(self) -> None:
         """Let the last words out, within `close_timeout`; then close TCP. For once the app has ended."""

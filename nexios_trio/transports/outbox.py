@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import trio
@@ -36,22 +36,23 @@ class Entry:
     "" for direct sends. One without a key may be in many outboxes at once: it is never changed.
     """
 
-    __slots__ = ("_compressed", "_wire", "frame", "key", "owner", "size")
+    __slots__ = ("_compressed", "frame", "key", "made", "owner", "size")
 
     def __init__(self, frame: Message, size: int, owner: str = "", key: Hashable = None) -> None:
         self.frame = frame
         self.size = size
         self.owner = owner
         self.key = key
-        self._wire: bytes | None = None
+        self.made: bytes | None = None
+        """What `wire` gives, once it was asked for."""
         self._compressed: dict[int, bytes] | None = None
 
     def wire(self) -> bytes:
         """The frame as an uncompressed one of RFC 6455 from a server, the same for all who get it."""
-        if self._wire is None:
+        if self.made is None:
             text = self.frame.get("text")
-            self._wire = encode_binary(self.frame["bytes"]) if text is None else encode_text(text)
-        return self._wire
+            self.made = encode_binary(self.frame["bytes"]) if text is None else encode_text(text)
+        return self.made
 
     def compressed(self, settings: Deflate, window_bits: int) -> bytes:
         """The same with permessage-deflate, for whose compression keeps no context (RFC 7692 §7.1.1.1)."""
@@ -98,6 +99,9 @@ class Outbox:
         "closed",
         "drops",
     )
+
+    send_now: Callable[[Entry], bool] | None = None
+    """Sends an entry past the outbox, if there is nothing to overtake; whether it did. None: no such way."""
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._entries: deque[Entry] = deque()
@@ -201,7 +205,7 @@ class Outbox:
             return False
         self._bytes += entry.size - waiting.size
         waiting.frame, waiting.size = entry.frame, entry.size
-        waiting._wire, waiting._compressed = entry._wire, entry._compressed
+        waiting.made, waiting._compressed = entry.made, entry._compressed
         self._admit()
         return True
 

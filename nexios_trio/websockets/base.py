@@ -32,13 +32,10 @@ if TYPE_CHECKING:
     from nexios_trio.websockets.hub import Hub
     from nexios_trio.websockets.lifetime import Connection
 
-HUB = "nexios_trio.hub"
-"""The scope key of the groups of the app that a connection belongs to."""
+SERVICES = "nexios_trio.services"
+"""The scope key of what the app that a connection belongs to has for it."""
 
-GUARD = "nexios_trio.guard"
-"""The scope key of the guard of the app that a connection belongs to."""
-
-__all__ = ["GUARD", "HUB", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
+__all__ = ["SERVICES", "Services", "WebSocket", "WebSocketDisconnect", "WebSocketState"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -73,6 +70,16 @@ class OutboxStatistics:
     conflated: int = 0
 
 
+@frozen
+class Services:
+    """What an app has for its connections; one object for all, so that scopes stay small."""
+
+    hub: Any
+    """Its groups: a `nexios_trio.websockets.hub.Hub`."""
+    guard: Any
+    """Its `nexios_trio.security.guard.Guard`."""
+
+
 class _Messages(Generic[T]):
     """Calls ``receive`` until the connection is over. No async generator: nothing to finalise when the
     loop is left early."""
@@ -88,6 +95,27 @@ class _Messages(Generic[T]):
             return await self._receive()
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
+
+
+class _Plain(Generic[T]):
+    """The same for messages of one type as they are: one step less between the loop and the inbox."""
+
+    def __init__(self, ws: WebSocket, wanted: type[T], name: Literal["text", "binary"]) -> None:
+        self._take = ws._take
+        self._wanted = wanted
+        self._name = name
+
+    def __aiter__(self) -> _Plain[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            data = await self._take()
+        except WebSocketDisconnect:
+            raise StopAsyncIteration from None
+        if isinstance(data, self._wanted):
+            return data
+        raise MessageTypeError(self._name, data)
 
 
 class WebSocket(HTTPConnection):
@@ -247,20 +275,14 @@ class WebSocket(HTTPConnection):
         Raises `WebSocketDisconnect` once all messages are read and the connection is over, and
         `MessageTypeError` for a binary message (which it carries). Cancelled, it has taken nothing.
         """
-        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
-            data = await self._transport.take()
-        else:
-            data = await self._next()
+        data = await self._take()
         if isinstance(data, str):
             return data
         raise MessageTypeError("text", data)
 
     async def receive_bytes(self) -> bytes:
         """The next message, which must be binary; otherwise as `receive_text`."""
-        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
-            data = await self._transport.take()
-        else:
-            data = await self._next()
+        data = await self._take()
         if isinstance(data, bytes):
             return data
         raise MessageTypeError("binary", data)
@@ -325,6 +347,11 @@ class WebSocket(HTTPConnection):
             return self._told
         return message
 
+    def _take(self) -> Awaitable[str | bytes]:
+        if self._intake is None and self._via_receive is None and self._transport.state is State.OPEN:
+            return self._transport.take()
+        return self._next()
+
     async def _next(self) -> str | bytes:
         if self._intake is not None:
             if self._intake.holds:
@@ -346,11 +373,11 @@ class WebSocket(HTTPConnection):
 
     def iter_text(self) -> AsyncIterator[str]:
         """Text messages until the connection is over; a binary one raises as in `receive_text`."""
-        return _Messages(self.receive_text)
+        return _Plain(self, str, "text")
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """Binary messages until the connection is over; a text one raises as in `receive_bytes`."""
-        return _Messages(self.receive_bytes)
+        return _Plain(self, bytes, "binary")
 
     @overload
     def iter_json(self, type: type[T], *, mode: Literal["text", "binary"] = ...) -> AsyncIterator[T]: ...
@@ -465,7 +492,7 @@ class WebSocket(HTTPConnection):
         over them. Not a checkpoint.
         """
         if isinstance(limit, str | Rate):
-            factory: MeterFactory = self.scope[GUARD].rate_limit(limit)
+            factory: MeterFactory = self.scope[SERVICES].guard.rate_limit(limit)
         elif isinstance(limit, type) or not callable(getattr(limit, "meter", None)):
             raise WrongTypeError(f'a rate limit is a RateLimit or a str such as "10/s", not {limit!r}')
         else:
@@ -570,7 +597,7 @@ class WebSocket(HTTPConnection):
         )
 
     def _hub(self) -> Hub:
-        hub: Hub = self.scope[HUB]
+        hub: Hub = self.scope[SERVICES].hub
         return hub
 
     # Children

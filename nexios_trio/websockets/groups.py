@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -82,6 +82,7 @@ class Group:
             self._move_to(self._since)
         self._plain = self._overflow.key is None and not envelope and form is None
         self._outbox: Outbox
+        self._send_now: Callable[[Entry], bool] | None
         self._statistics: GroupStatistics | None = None
         self._following = False
         self._left = False
@@ -117,6 +118,7 @@ class Group:
             )
         await self._check_permission()
         self._outbox = self._connection.open_outbox()
+        self._send_now = self._outbox.send_now
         self._statistics = self._hub.enter(self, self._connection)
         self._connection.at_end(self.leave_nowait)
         try:
@@ -220,6 +222,9 @@ class Group:
             return
         statistics = self._statistics
         assert statistics is not None
+        if self._send_now is not None and self._plain and self._send_now(parcel):
+            statistics.delivered += 1
+            return
         entry = parcel if self._plain else self._own_entry(parcel, statistics)
         if self._outbox.offer(entry, self._overflow, statistics):
             statistics.delivered += 1

@@ -21,7 +21,6 @@ from nexios_trio.exceptions import (
     WrongStateError,
 )
 from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
-from nexios_trio.transports.core import Hooks
 from nexios_trio.transports.engine import EngineTransport
 from nexios_trio.transports.outbox import Outbox
 from nexios_trio.transports.states import Event, State
@@ -69,11 +68,9 @@ class Connection:
         "delayed",
         "id",
         "memberships",
-        "receive",
         "refused",
         "route",
         "scope",
-        "send",
         "settings",
         "subprotocol",
         "transport",
@@ -115,18 +112,15 @@ class Connection:
             else transport
         )
         if isinstance(self.transport, EngineTransport):
-            self.transport.set_limits(settings.limits)
-            self.transport.set_heartbeat(settings.heartbeat)
+            self.transport.configure(settings)
         self.transport.close_timeout = settings.close_timeout
         self.transport.unread_timeout = settings.unread_timeout
-        self.transport.hooks = Hooks(self._closing, self._accepted, self._unread, self._too_big)
+        self.transport.hooks = self
         self._server_receive = receive
-        self.receive = self.transport.asgi_receive
-        self.send = self.transport.asgi_send
         self._websocket: WebSocket | None = None
         self._nursery: trio.Nursery | None = None
         self._handler_scope = trio.CancelScope()
-        self._reader_scope = trio.CancelScope(shield=True)
+        self._reader_scope: trio.CancelScope | None = None
         self._read_out = False
         self._pulse: Pulse | None = None
         self._first_by = self._ends_at = self._expires_at = math.inf
@@ -141,6 +135,16 @@ class Connection:
         return f"<Connection {self.id} {self.scope['path']!r} {self.transport.state.value}>"
 
     # For the layers above
+
+    @property
+    def receive(self) -> Receive:
+        """ASGI's receive() of this connection."""
+        return self.transport.asgi_receive
+
+    @property
+    def send(self) -> Send:
+        """ASGI's send() of this connection."""
+        return self.transport.asgi_send
 
     def plain_websocket(self) -> WebSocket:
         """The one `WebSocket` of this connection."""
@@ -266,7 +270,8 @@ class Connection:
                     await self._say_goodbye(self._verdict(), wait=True)
                 finally:
                     self._read_out = True
-                    self._reader_scope.cancel()
+                    if self._reader_scope is not None:
+                        self._reader_scope.cancel()
                     if self._writer_scope is not None:
                         self._writer_scope.cancel()
                     self._tell_end()
@@ -305,7 +310,8 @@ class Connection:
     def _rearm(self) -> None:
         """Look at the clock when it is time, after something has changed."""
         if isinstance(self.transport, AsgiTransport):
-            self._reader_scope.deadline = self._due()
+            if self._reader_scope is not None:  # else it looks when it begins
+                self._reader_scope.deadline = self._due()
         elif (due := self._due()) != math.inf:
             self.transport.set_alarm(self._ring, due)
 
@@ -409,7 +415,7 @@ class Connection:
         for scope in self._children or ():
             scope.cancel()
 
-    def _accepted(self, subprotocol: str | None) -> None:
+    def accepted(self, subprotocol: str | None) -> None:
         """The handshake is done: from now on the handler may take as long as it likes, and the client is
         expected to speak."""
         self.subprotocol = subprotocol
@@ -421,7 +427,7 @@ class Connection:
         if self.transport.closure is None:
             self._handler_scope.deadline = math.inf
 
-    def _unread(self) -> None:
+    def unread(self) -> None:
         if self.delayed:
             return
         logger.warning(
@@ -432,7 +438,7 @@ class Connection:
         self.counts["unread_timeout"] += 1
         self.close_soon(1008, "messages are not read")
 
-    def _too_big(self) -> None:
+    def too_big(self) -> None:
         limits = self.settings.limits
         if self.transport.closure is None:
             logger.info("%s: a message of more than %d bytes; closed 1009", self, limits.message_bytes)
@@ -445,7 +451,7 @@ class Connection:
         except Exception:
             logger.exception("%s: the server did not take the Close frame", self)
 
-    def _closing(self) -> None:
+    def closing(self) -> None:
         """The connection is over, on our side or on both; called by the transport, once or twice."""
         if self.transport.state is State.CLOSED:
             self._cancel_children()

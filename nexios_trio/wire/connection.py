@@ -170,7 +170,7 @@ class Connection:
         if not pings:
             return b""
         frames = b"".join([self._frame(PONG, payload) for payload in pings]) if self._may_send else b""
-        pings.clear()
+        self._reader.pings = None
         return frames
 
     # What goes

@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692): settings, and the two directions of a stream of messages.
+"""permessage-deflate (RFC 7692): what was agreed on, and the two directions of a stream of messages.
 
 What was agreed on in the opening handshake is an `Agreement` (`nexios_trio.wire.negotiation`).
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import zlib
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import frozen
 
-from nexios_trio.exceptions import WrongTypeError, WrongValueError
+from nexios_trio.config import Deflate
 from nexios_trio.status import CloseCode
 from nexios_trio.wire.errors import ProtocolViolation
 from nexios_trio.wire.frames import BINARY, TEXT, encode_frame, text_payload
@@ -25,41 +25,6 @@ _END: Final = b"\x01\x00\x00\xff\xff"  # an empty last block
 _MARK: Final = bytes.fromhex("d41d8cd98f00b204")  # any bytes that no stream gives by chance
 _MARK_LENGTH: Final = b"\x08\x00\xf7\xff"  # as in the head of a block that is stored
 _MARKED_END: Final = _MARK_LENGTH + _MARK + _END
-
-
-def _between(least: int, most: int) -> Any:
-    def check(_instance: Any, attribute: Any, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise WrongTypeError(f"{attribute.name} is a whole number, not {value!r}")
-        if not least <= value <= most:
-            raise WrongValueError(f"{attribute.name} is between {least} and {most}, not {value!r}")
-
-    return check
-
-
-@frozen
-class Deflate:
-    """What this side wants of permessage-deflate; without one of these, it is neither offered nor accepted.
-
-    The defaults are those for many connections: no compressor is kept between messages, a broadcast is
-    compressed once, and a connection holds at most 4 KiB for what its peer refers back to.
-    """
-
-    server_no_context_takeover: bool = True
-    """The server compresses each message by itself, so that one compressed message can go to many clients.
-    False: better compression, for some 30 KiB to 260 KiB of memory per connection."""
-    client_no_context_takeover: bool = False
-    """The client does; spares a server ``1 << client_max_window_bits`` bytes per connection."""
-    server_max_window_bits: int = field(default=12, validator=_between(8, 15))
-    """The server refers back to at most ``1 << bits`` bytes; a client that wants less gets less."""
-    client_max_window_bits: int = field(default=12, validator=_between(8, 15))
-    """The same for the client, if it lets the server choose."""
-    threshold: int = field(default=256, validator=_between(1, 1 << 62))
-    """Messages of fewer bytes are sent as they are."""
-    level: int = field(default=6, validator=_between(1, 9))
-    """zlib's: 1 is fast, 9 is thorough."""
-    memory_level: int = field(default=5, validator=_between(1, 9))
-    """zlib's: how much memory a compressor takes for its tables, ``1 << (memory_level + 9)`` bytes."""
 
 
 @frozen

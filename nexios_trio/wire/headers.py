@@ -89,6 +89,37 @@ def _has_lone_break(piece: bytearray) -> bool:
     return piece.count(b"\n") != pairs or piece.count(b"\r") != pairs + piece.endswith(b"\r")
 
 
+_KNOWN: Final = {
+    word: word
+    for word in (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"authorization",
+        b"cache-control",
+        b"connection",
+        b"cookie",
+        b"host",
+        b"keep-alive, Upgrade",
+        b"no-cache",
+        b"origin",
+        b"pragma",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+        b"upgrade",
+        b"Upgrade",
+        b"user-agent",
+        b"websocket",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"13",
+    )
+}
+"""What comes in most requests: one object for all of them, since a connection keeps its headers."""
+
+
 def split_head(head: bytes, max_fields: int) -> tuple[bytes, Headers]:
     """The first line of a head, and its header fields.
 
@@ -104,7 +135,8 @@ def split_head(head: bytes, max_fields: int) -> tuple[bytes, Headers]:
         name, colon, value = line.partition(b":")
         if not colon or not is_token(name):
             raise HandshakeError(400, _why_no_field(line))
-        headers.append((name.lower(), value.strip(b" \t")))
+        name, value = name.lower(), value.strip(b" \t")
+        headers.append((_KNOWN.get(name, name), _KNOWN.get(value, value)))
     return first, headers
 
 

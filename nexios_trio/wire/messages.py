@@ -74,7 +74,7 @@ class MessageReader:
         self._final = False
         self._key = b""
         self._short = min(SHORT, max_message_bytes) if masked else -1
-        self.pings: list[bytes] = []
+        self.pings: list[bytes] | None = None
         """Payloads of the Pings that are to be answered."""
         self.whole = self._short + 7
         """Fewer bytes than this, of which the second is their number + 122, are one short masked frame,
@@ -154,7 +154,9 @@ class MessageReader:
             return True
         if opcode == PING:
             events.append(Ping(payload))
-            if len(self.pings) == MAX_PINGS:
+            if self.pings is None:
+                self.pings = []
+            elif len(self.pings) == MAX_PINGS:
                 del self.pings[0]
             self.pings.append(payload)
         else:

@@ -26,7 +26,16 @@ from wsproto.events import AcceptConnection, Event, Ping, RejectConnection, Reje
 from wsproto.events import Request as Handshake
 from wsproto.extensions import PerMessageDeflate
 
-from nexios_trio import Heartbeat, Limits, NexiosApp, Proxy, SubprotocolToken, WebSocket, WebSocketDisconnect
+from nexios_trio import (
+    Deflate,
+    Heartbeat,
+    Limits,
+    NexiosApp,
+    Proxy,
+    SubprotocolToken,
+    WebSocket,
+    WebSocketDisconnect,
+)
 from nexios_trio.testing import TestServer, serve
 from tests.lanes import SocketPeer
 from tests.server.test_hostile_and_dead_clients import HOSTILE
@@ -308,8 +317,9 @@ def echo_app(**options: Any) -> NexiosApp:
     return app
 
 
-async def test_an_upgrade_passes_and_the_client_has_its_own_address(start: Start) -> None:
-    async with serve(echo_app()) as server, start(server) as front:
+@pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
+async def test_an_upgrade_passes_and_the_client_has_its_own_address(start: Start, fast_lane: bool) -> None:
+    async with serve(echo_app(), fast_lane=fast_lane) as server, start(server) as front:
         async with front.connect() as client:
             await client.send("hello")
             assert await client.receive() == "hello"
@@ -399,7 +409,7 @@ async def test_close_codes_and_refusals_pass(start: Start) -> None:
 async def test_a_message_of_a_mebibyte_passes_and_a_larger_one_closes_with_1009(
     deflate: bool, start: Start
 ) -> None:
-    app = echo_app()
+    app = echo_app(deflate=Deflate())
     extensions = [PerMessageDeflate()] if deflate else []
     async with serve(app) as server, start(server) as front:
         async with front.connect(extensions=extensions) as client:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket as StarletteWebSocket
+from trio.testing import MockClock
+from wsproto.extensions import PerMessageDeflate
 
-from nexios_trio import Heartbeat, Limits, NexiosApp, WebSocket, WebSocketDisconnect
+from nexios_trio import Deflate, Heartbeat, Limits, NexiosApp, WebSocket, WebSocketDisconnect
 from nexios_trio.testing import TestServer, serve
 from nexios_trio.transports.engine import TRANSPORT, EngineTransport
 from nexios_trio.types import Receive, Scope, Send
 from tests.lanes import SocketPeer
 from tests.server.clients import read_to_end, stalled
+from tests.server.frames import TEXT, deflate, header
 
 UPGRADE = (
     b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -147,6 +152,138 @@ async def test_a_violation_is_answered_with_its_code_after_what_came_before_it()
         assert code == 1007
         await all_gone(app)
     assert app.state.ended[0][0] == 1007
+
+
+@pytest.mark.parametrize("end", ["a Close frame", "an end of the stream"])
+async def test_what_came_in_one_packet_with_the_end_is_answered(end: str) -> None:
+    app = make_app()
+    async with served(app) as server, tcp(server) as stream:
+        peer = SocketPeer(stream)
+        await peer.shake_hands("x", "/echo")
+        if end == "a Close frame":
+            await stream.send_all(HELLO * 3 + b"\x88\x82\0\0\0\0\x03\xe9")
+        else:
+            await stream.send_all(HELLO * 3)
+            await stream.send_eof()
+        assert [await peer.receive() for _ in range(3)] == ["hello"] * 3
+        code, _ = await peer.wait_closed()
+        await all_gone(app)
+    if end == "a Close frame":
+        assert (code, app.state.ended) == (1001, [(1001, "", "peer")])
+    else:
+        assert (code, app.state.ended) == (1006, [(1006, "", "network")])
+
+
+async def test_a_close_behind_a_message_that_nobody_takes_is_answered_in_time() -> None:
+    app = NexiosApp(close_timeout=0.2, disconnect_grace=0)
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await trio.sleep_forever()
+
+    async with served(app) as server, tcp(server) as stream:
+        peer = SocketPeer(stream)
+        await peer.shake_hands("x", "/")
+        await stream.send_all(HELLO + b"\x88\x82\0\0\0\0\x03\xe8")
+        with trio.fail_after(20):
+            assert await peer.wait_closed() == (1000, "")
+            await all_gone(app)
+
+
+async def test_a_handler_that_returns_with_messages_and_a_close_unread_is_not_waited_for() -> None:
+    app, leave = NexiosApp(close_timeout=1000), trio.Event()
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await leave.wait()
+
+    async with served(app) as server, tcp(server) as stream:
+        peer = SocketPeer(stream)
+        await peer.shake_hands("x", "/")
+        await stream.send_all(HELLO + b"\x88\x82\0\0\0\0\x03\xe8")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        leave.set()
+        with trio.fail_after(20):
+            assert (await peer.wait_closed())[0] == 1000
+            await all_gone(app)
+
+
+LONG = "the same words again and again " * 40
+
+
+@pytest.mark.parametrize("takeover", [False, True], ids=["no context", "context takeover"])
+async def test_permessage_deflate_both_ways(takeover: bool) -> None:
+    app = make_app(deflate=Deflate(server_no_context_takeover=not takeover))
+    async with served(app) as server, tcp(server) as stream, tcp(server) as other:
+        peer, plain = SocketPeer(stream), SocketPeer(other)
+        packed = PerMessageDeflate()
+        await peer.shake_hands("x", "/echo", extensions=[packed])
+        await plain.shake_hands("x", "/echo")
+        assert packed.enabled()
+        for text in (LONG, "short", LONG + "é", ""):
+            for client in (peer, plain):
+                await client.send(text)
+                assert await client.receive() == text
+        await peer.close()
+    assert packed.server_no_context_takeover is not takeover
+
+
+@pytest.mark.parametrize("fast_lane", [True, False], ids=["engine", "hypercorn"])
+async def test_no_compression_is_granted_unless_the_app_says_so(fast_lane: bool) -> None:
+    app = NexiosApp()
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text(LONG)
+
+    async with serve(app, fast_lane=fast_lane) as server, tcp(server) as stream:
+        peer, packed = SocketPeer(stream), PerMessageDeflate()
+        await peer.shake_hands("x", "/", extensions=[packed])
+        assert not packed.enabled()
+        assert await peer.receive() == LONG
+
+
+async def test_a_group_s_message_reaches_members_with_and_without_compression() -> None:
+    app = NexiosApp(deflate=Deflate())
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        async with ws.join("all") as group:
+            await ws.send_text("in")
+            async for text in ws.iter_text():
+                await group.send(text)
+
+    async with served(app) as server, AsyncExitStack() as stack:
+        peers = []
+        for offers in ([PerMessageDeflate()], [PerMessageDeflate(server_max_window_bits=9)], []):
+            stream = await trio.open_tcp_stream(server.host, server.port)
+            stack.push_async_callback(stream.aclose)
+            peer = SocketPeer(stream)
+            await peer.shake_hands("x", "/", extensions=offers)
+            assert await peer.receive() == "in"
+            peers.append(peer)
+        for text in (LONG, "short"):
+            await peers[0].send(text)
+            assert [await peer.receive() for peer in peers] == [text] * 3
+
+
+async def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    app = make_app(deflate=Deflate(), limits=Limits(message_bytes=1000))
+    async with served(app) as server, tcp(server) as stream:
+        peer = SocketPeer(stream)
+        await peer.shake_hands("x", "/echo", extensions=[PerMessageDeflate()])
+        packed = deflate(bytes(50 << 20))
+        tracemalloc.start()
+        try:
+            await stream.send_all(header(TEXT, len(packed), rsv1=True) + packed)
+            assert await peer.wait_closed() == (1009, "a message has at most 1000 bytes")
+            assert tracemalloc.get_traced_memory()[1] < 5 << 20
+        finally:
+            tracemalloc.stop()
 
 
 async def test_a_broken_connection_is_told_at_once() -> None:
@@ -326,3 +463,33 @@ async def test_over_a_unix_socket(tmp_path: Any) -> None:
             await peer.send("by the door")
             assert await peer.receive() == "by the door"
             await peer.close()
+
+
+class Steps(trio.abc.Instrument):
+    """How often tasks of Trio ran."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.names.append(task.name)
+
+
+async def test_idle_connections_wake_nobody_between_two_heartbeats(autojump_clock: MockClock) -> None:
+    app = make_app(heartbeat=Heartbeat(interval=20, timeout=20), limits=Limits(connections_per_address=None))
+    async with served(app) as server, AsyncExitStack() as stack:
+        peers = []
+        for _ in range(50):
+            stream = await stack.enter_async_context(tcp(server))
+            peers.append(SocketPeer(stream))
+            await peers[-1].shake_hands("x", "/echo")
+        await trio.testing.wait_all_tasks_blocked()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        await trio.sleep(19.5)
+        trio.lowlevel.remove_instrument(steps)
+        assert len(steps.names) <= 2, steps.names  # this task's own
+        await trio.sleep(1)
+        for peer in peers:
+            await peer.stream.wait_send_all_might_not_block()
+        assert [(await peer.stream.receive_some())[0] for peer in peers] == [0x89] * 50  # a Ping

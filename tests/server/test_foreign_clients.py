@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection as SyncConnection
 from websockets.sync.client import connect as sync_connect
 from websockets.typing import Subprotocol
 
-from nexios_trio import Heartbeat, NexiosApp, WebSocket, WebSocketDisconnect
+from nexios_trio import Deflate, Heartbeat, NexiosApp, WebSocket, WebSocketDisconnect
 from nexios_trio.testing import serve
 
 BIG = "x" * (1 << 20)
@@ -32,7 +32,7 @@ class Told:
     """What the handler was told at the end of each echo connection."""
 
     def __init__(self) -> None:
-        self.app = NexiosApp(heartbeat=Heartbeat(interval=0.2, timeout=60))
+        self.app = NexiosApp(heartbeat=Heartbeat(interval=0.2, timeout=60), deflate=Deflate())
         self.ends: list[WebSocketDisconnect] = []
         self.extensions: list[str | None] = []
 

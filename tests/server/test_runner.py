@@ -48,6 +48,30 @@ async def deaf(ws: WebSocket) -> None:
 """
 
 
+FLOOD = """
+app = NexiosApp(disconnect_grace=0.0, close_timeout=0.5)
+STUCK = trio.Event()
+
+
+@app.ws_route("/flood")
+async def flood(ws: WebSocket) -> None:
+    await ws.accept()
+    while True:
+        with trio.move_on_after(0.2) as scope:
+            await ws.send_bytes(bytes(100_000))
+        if scope.cancelled_caught:
+            STUCK.set()
+
+
+@app.ws_route("/stuck")
+async def stuck(ws: WebSocket) -> None:
+    await ws.accept()
+    await STUCK.wait()
+    await ws.send_text("the other one is stuck")
+    await ws.receive_text()
+"""
+
+
 def write(
     folder: Path, *, name: str = "served", grace: float = 0.0, version: int = 1, more: str = ""
 ) -> None:
@@ -162,6 +186,25 @@ def test_a_signal_closes_every_connection_with_1012_and_exits_with_0(
         assert runner.wait() == 0
         assert not any(map(alive, pids))
         assert "Traceback" not in runner.text
+
+
+def test_the_engine_drains_beside_a_client_that_does_not_read(tmp_path: Path) -> None:
+    write(tmp_path, more=FLOOD)
+    options = ("--server", "engine", "--drain-window", "1", "--graceful-timeout", "0")
+    with running(tmp_path, "served:app", *BIND, *options) as runner, ExitStack() as stack:
+        url = runner.url()
+        stalled = stack.enter_context(socket.create_connection(address(url)))
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.sendall(
+            b"GET /flood HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        ws = stack.enter_context(connect(url + "/stuck"))
+        assert ws.recv(timeout=PATIENCE) == "the other one is stuck"
+        runner.process.send_signal(signal.SIGTERM)
+        assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 0
+    assert "Traceback" not in runner.text
 
 
 def test_all_workers_drain_and_none_is_left_behind(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from nexios_trio import Limits, NexiosApp, WebSocket, WebSocketDisconnect
-from nexios_trio.server.wire import TURN, Deflate, Wire
+from nexios_trio import Deflate, Limits, NexiosApp, WebSocket, WebSocketDisconnect
+from nexios_trio.server.wire import TURN, BoundedDeflate, Wire
 from nexios_trio.testing import TestServer, serve
 from tests.lanes import SocketPeer
 from tests.server.clients import H2Client
@@ -30,7 +30,7 @@ class App(NexiosApp):
     """Echoes the length of each message, and notes how its connections end."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"limits": Limits(message_bytes=LIMIT), **options})
+        super().__init__(**{"limits": Limits(message_bytes=LIMIT), "deflate": Deflate(), **options})
         self.ends: list[tuple[int, str]] = []
         self.ended = trio.Event()
         self.lengths: list[int] = []
@@ -266,7 +266,7 @@ def server_side(*extensions: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("takeover", [True, False])
 def test_unpacking_goes_on_from_message_to_message(takeover: bool) -> None:
-    ours = Deflate(LIMIT)
+    ours = BoundedDeflate(LIMIT, Deflate())
     theirs = PerMessageDeflate(client_no_context_takeover=not takeover)
     accepted = ours.accept("permessage-deflate; " + str(theirs.offer()))
     assert isinstance(accepted, str)

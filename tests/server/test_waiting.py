@@ -86,6 +86,7 @@ SLOW: dict[str, tuple[bytes, bytes]] = {  # what is sent at once, and what is se
     "HTTP/2 and then pings": (PRIOR_KNOWLEDGE, H2_PING),
     "half of HTTP/2's preface": (PRIOR_KNOWLEDGE[:18], b""),
     "an upgrade that is answered 400": (UPGRADE.replace(b"Version: 13", b"Version: 99"), b""),
+    "an upgrade that does not end": (UPGRADE[:-2] + b"X: ", b"x"),
     "a request and then a byte at a time": (b"GET /page/ HTTP/1.1\r\nHost: x\r\n\r\nGET / ", b"x"),
 }
 
@@ -99,12 +100,15 @@ async def drip(stream: trio.abc.Stream, data: bytes) -> None:
         pass
 
 
+@pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
 @pytest.mark.parametrize(("at_once", "again"), SLOW.values(), ids=SLOW.keys())
 async def test_a_client_that_brings_no_request_is_dropped(
-    at_once: bytes, again: bytes, app: NexiosApp, fast_clock: MockClock
+    at_once: bytes, again: bytes, fast_lane: bool, app: NexiosApp, fast_clock: MockClock
 ) -> None:
     keep_alive = 4.0 if b"/page/" in at_once else FOREVER
-    async with serve(app, handshake_timeout=2.0, keep_alive_timeout=keep_alive) as server:
+    async with serve(
+        app, handshake_timeout=2.0, keep_alive_timeout=keep_alive, fast_lane=fast_lane
+    ) as server:
         async with await connect(server) as stream:
             await stream.send_all(at_once)
             async with trio.open_nursery() as nursery:

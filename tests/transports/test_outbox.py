@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from nexios_trio.config import Overflow
+from nexios_trio.config import Deflate, Overflow
 from nexios_trio.transports.outbox import Drops, Entry, Outbox
 
 
@@ -362,3 +362,11 @@ async def _compare(messages: int, size: int, script: list[tuple[Any, ...]]) -> N
             assert len(outbox._keyed) == len({(w.owner, w.key) for w in model.queue if w.key is not None})
             assert not {w.text for w in model.queued_up} & set(returned)
         nursery.cancel_scope.cancel()
+
+
+def test_an_entry_is_encoded_once_and_compressed_once_for_each_window() -> None:
+    message = entry("".join(map(str, range(1000))) * 2)
+    assert message.wire() is message.wire()
+    settings = Deflate()
+    assert message.compressed(settings, 12) is message.compressed(settings, 12)
+    assert message.compressed(settings, 12) != message.compressed(settings, 9)

@@ -11,7 +11,7 @@ from wsproto.connection import ConnectionState
 from wsproto.events import Ping
 from wsproto.extensions import PerMessageDeflate
 
-from nexios_trio import NexiosApp, WebSocket
+from nexios_trio import Deflate, NexiosApp, WebSocket
 from nexios_trio.testing import serve
 from tests.lanes import SocketPeer
 
@@ -22,7 +22,7 @@ TEXT = "the same words again and again " * 20
 async def test_a_send_that_is_cancelled_behind_a_blocked_pong_leaves_the_stream_readable(
     deflate: bool,
 ) -> None:
-    app, blocked, resumed = NexiosApp(heartbeat=None), trio.Event(), trio.Event()
+    app, blocked, resumed = NexiosApp(heartbeat=None, deflate=Deflate()), trio.Event(), trio.Event()
     whole: list[bool] = []
 
     @app.ws_route("/")

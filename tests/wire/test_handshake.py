@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
+from types import FrameType
+
 import h11
 import pytest
 from hypothesis import given, settings
@@ -19,7 +23,7 @@ from nexios_trio.wire import (
     reject_response,
 )
 from nexios_trio.wire.handshake import accept_key
-from tests.wire.streams import cut
+from tests.wire.streams import chopped, cut
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -391,3 +395,46 @@ def test_the_answer_to_a_refused_request_is_whole_and_says_why(data: bytes) -> N
     assert status == error.status
     assert answer.endswith(error.reason.encode())
     assert headers[b"content-length"] == str(len(error.reason.encode())).encode()
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("field", [b"X: %b\r\n", b"Cookie: %b\r\n", b"Sec-WebSocket-Extensions: x; y=%b\r\n"])
+def test_twice_the_head_costs_twice_as_much(field: bytes, size: int) -> None:
+    costs = []
+    for length in (500, 1000):
+        filling = (field % (b"x" * 20)) * (length // 25)
+        data = request().removesuffix(b"\r\n") + filling + b"\r\n"
+        calls = 0
+
+        def count(_frame: FrameType, event: str, _arg: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        reader = RequestReader()
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            found = [reader.receive_data(piece) for piece in chopped(data, size)]
+        finally:
+            sys.setprofile(before)
+        assert found[-1] is not None
+        costs.append(calls)
+    assert costs[1] <= 2.1 * costs[0] + 200
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_head_under_way_takes_little_more_than_its_bytes(size: int) -> None:
+    pieces = chopped(b"GET / HTTP/1.1\r\nX: " + b"x" * 30_000, size)
+    reader = RequestReader()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for piece in pieces:
+            assert reader.receive_data(piece) is None
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * 30_000 + 10_000

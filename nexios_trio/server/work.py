@@ -1,0 +1,105 @@
+"""What a worker process does: serve until it is told to end, by a signal or by its parent, then drain."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from hypercorn.config import Config, Sockets
+
+from nexios_trio.server.hypercorn import (
+    DRAIN_WINDOW,
+    HANDSHAKE_TIMEOUT,
+    WAITING_CONNECTIONS,
+    serve_hypercorn,
+)
+from nexios_trio.server.watchdog import SLOW_CALLBACK, watching
+from nexios_trio.types import ASGIApp
+
+__all__ = ["problem_of", "work"]
+
+
+async def work(
+    app: ASGIApp,
+    config: Config,
+    sockets: Sockets | None,
+    shutdown: Callable[[], Awaitable[object]] | None = None,
+    *,
+    fast_lane: bool,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve ``app`` until ``shutdown()`` returns, or SIGTERM or SIGINT comes, then drain; a second SIGINT
+    cuts it
+    short. ``config`` may hold settings of our own: ``drain_window`` and ``slow_callback``, in seconds.
+
+    Signals are heard in the main thread only.
+    """
+    with watching(getattr(config, "slow_callback", SLOW_CALLBACK)):
+        async with _signals() as (stop, hurry):
+
+            async def wait_shutdown() -> None:
+                async with trio.open_nursery() as nursery:
+                    if shutdown is not None:
+                        nursery.start_soon(_then_set, shutdown, stop)
+                    await stop.wait()
+                    nursery.cancel_scope.cancel()
+
+            await serve_hypercorn(
+                app,
+                config,
+                sockets=sockets,
+                shutdown=wait_shutdown,
+                hurry=hurry.wait,
+                drain_window=float(getattr(config, "drain_window", DRAIN_WINDOW)),
+                fast_lane=fast_lane,
+                task_status=task_status,
+            )
+
+
+def problem_of(config: Config) -> str | None:
+    """What is wrong with our own settings in a hypercorn Config, as a sentence."""
+    for name, default, least in (
+        ("drain_window", DRAIN_WINDOW, "0 or more"),
+        ("slow_callback", SLOW_CALLBACK, "0 or more"),
+        ("handshake_timeout", HANDSHAKE_TIMEOUT, "more than 0"),
+    ):
+        value: Any = getattr(config, name, default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (value > 0 if name == "handshake_timeout" else 0 <= value < math.inf):
+            return f"{name} is a number of seconds, {least}, not {value!r}"
+    most = getattr(config, "waiting_connections", WAITING_CONNECTIONS)
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        return f"waiting_connections is a whole number, at least 1, not {most!r}"
+    return None
+
+
+async def _then_set(wait: Callable[[], Awaitable[object]], event: trio.Event) -> None:
+    await wait()
+    event.set()
+
+
+@asynccontextmanager
+async def _signals() -> AsyncIterator[tuple[trio.Event, trio.Event]]:
+    stop, hurry = trio.Event(), trio.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop, hurry
+        return
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arrivals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                interrupts = 0
+                async for number in arrivals:
+                    interrupts += number == signal.SIGINT
+                    if interrupts > 1:
+                        hurry.set()
+                    stop.set()
+
+            nursery.start_soon(watch)
+            yield stop, hurry
+            nursery.cancel_scope.cancel()
