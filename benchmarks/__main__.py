@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from benchmarks.cluster import cluster
 from benchmarks.crowd import crowd
 from benchmarks.inmemory import inmemory
 from benchmarks.matrix import peers, tables
@@ -17,7 +18,7 @@ def main() -> None:
     """Benchmarks; each prints its figures and appends them as JSON lines to benchmarks/out/."""
 
 
-for command in (peers, tables, pause, crowd, stall, inmemory, wire):
+for command in (peers, tables, cluster, pause, crowd, stall, inmemory, wire):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """CPU time that all its processes have used."""
-        return sum(_cpu_seconds(pid) for pid in self.pids())
+        return sum(cpu_seconds(pid) for pid in self.pids())
 
     def pids(self) -> list[int]:
         """All its processes."""
@@ -171,7 +171,8 @@ def _resident_kib(pid: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
