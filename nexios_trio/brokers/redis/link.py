@@ -17,6 +17,7 @@ from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.redis.address import Address
 from nexios_trio.brokers.redis.connection import Command, Connection, judge, pack
+from nexios_trio.brokers.redis.deadlines import Call, Deadlines
 from nexios_trio.brokers.redis.reconnect import Backoff, Kept
 from nexios_trio.exceptions import BrokerError, BrokerUnavailable
 
@@ -29,22 +30,6 @@ MOST_BYTES: Final = 1 << 26
 """Bounds on what waits, in calls and bytes; beyond them calls fail."""
 IDLE: Final = 10.0
 """Seconds of silence after which the server is asked whether it is there."""
-
-
-class _Call:
-    """Commands that belong together, and who waits for the replies."""
-
-    __slots__ = ("data", "dropped", "needed", "replies", "sent", "task")
-
-    def __init__(self, data: bytes, needed: int) -> None:
-        self.data = data
-        self.needed = needed
-        self.replies: list[Any] = []
-        self.task: trio.lowlevel.Task | None = None
-        self.dropped = False
-        """Nobody waits any more: not to be sent, or if it was, its replies go nowhere."""
-        self.sent = False
-        """It was on its way at least once."""
 
 
 class Link:
@@ -66,12 +51,13 @@ class Link:
         self.most_calls = most_calls
         self.timeout = timeout
         self._setup = tuple(setup)
-        self._queue: deque[_Call] = deque()
-        self._sent: deque[_Call] = deque()
+        self._queue: deque[Call] = deque()
+        self._sent: deque[Call] = deque()
         self._size = 0
         self.calls = 0
         """How many there were."""
         self._arrived = trio.Event()
+        self._deadlines = Deadlines()
         self._came_up = ParkingLot()
         self._heard = -math.inf
         self._asked = math.inf
@@ -105,7 +91,8 @@ class Link:
 
     async def call(self, *command: Any, timeout: float | None = None) -> Any:
         """Do one command; its reply. Raises as `pipeline`."""
-        (reply,) = await self.pipeline((command,), timeout=timeout)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        (reply,) = await self._replies(self._enqueue((command,)), timeout)
         return reply
 
     async def pipeline(self, commands: Iterable[Command], *, timeout: float | None = None) -> list[Any]:
@@ -120,16 +107,7 @@ class Link:
         if not chosen:
             await trio.lowlevel.checkpoint()
             return []
-        call = self._enqueue(chosen)
-        limit = self.timeout if timeout is None else timeout
-        with trio.move_on_after(limit):
-            return await self._replies(call)
-        uncertain = call.sent
-        if self.up:
-            raise BrokerUnavailable(str(self.address), f"no answer within {limit:g} s", uncertain=uncertain)
-        raise BrokerUnavailable(
-            str(self.address), f"down for {limit:g} s: {self.problem.problem}", uncertain=uncertain
-        ) from self.problem
+        return await self._replies(self._enqueue(chosen), timeout)
 
     def post(self, *commands: Command) -> None:
         """Do commands without waiting for them: as soon as there is a connection. Never blocks, never
@@ -139,26 +117,29 @@ class Link:
         except BrokerUnavailable:
             pass
 
-    def _enqueue(self, commands: tuple[Command, ...]) -> _Call:
+    def _enqueue(self, commands: tuple[Command, ...]) -> Call:
         data = pack(*commands[0]) if len(commands) == 1 else b"".join(pack(*each) for each in commands)
         if self.waiting >= self.most_calls or self._size + len(data) > MOST_BYTES:
             raise BrokerUnavailable(str(self.address), f"{self.waiting} commands wait for an answer already")
-        call = _Call(data, len(commands))
+        call = Call(data, len(commands))
         self._size += len(data)
         self.calls += 1
         self._queue.append(call)
         self._arrived.set()
         return call
 
-    async def _replies(self, call: _Call) -> list[Any]:
-        call.task = trio.lowlevel.current_task()
-
-        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
-            call.task = None
-            call.dropped = True
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    async def _replies(self, call: Call, timeout: float | None) -> list[Any]:
+        limit = self.timeout if timeout is None else timeout
+        await self._deadlines.wait(call, limit)
+        if call.dropped:
+            cause: BrokerError | None = None
+            if trio.current_time() < call.deadline:
+                problem = "the app, or the publisher, has ended"
+            elif self.up:
+                problem = f"no answer within {limit:g} s"
+            else:
+                problem, cause = f"down for {limit:g} s: {self.problem.problem}", self.problem
+            raise BrokerUnavailable(str(self.address), problem, uncertain=call.sent) from cause
         for reply in call.replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise judge(str(self.address), reply)
@@ -175,7 +156,9 @@ class Link:
 
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
-        await self._kept.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._deadlines.run)
+            await self._kept.run()
 
     def _lost(self, _problem: BrokerError) -> None:
         again = [call for call in self._sent if not call.dropped]
@@ -235,9 +218,7 @@ class Link:
                 if len(call.replies) == call.needed:
                     sent.popleft()
                     self._size -= len(call.data)
-                    if call.task is not None:
-                        trio.lowlevel.reschedule(call.task)
-                        call.task = None
+                    call.wake()
             self._heard = trio.current_time()
             self._asked = self._heard if sent else math.inf
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from nexios_trio.brokers.redis.connection import Command
 
@@ -19,11 +19,14 @@ class Script:
 
     name: str
     source: str = field(repr=False)
-
-    @property
-    def sha(self) -> str:
-        """What EVALSHA wants."""
-        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+    sha: str = field(
+        init=False,
+        default=Factory(
+            lambda self: hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest(),
+            takes_self=True,
+        ),
+    )
+    """What EVALSHA wants."""
 
     @classmethod
     def load(cls, name: str) -> Script:

@@ -80,7 +80,7 @@ class Store:
             channel,
             draft.data,
             encode_tail(draft),
-            secrets.token_urlsafe(9),
+            nonce,  # the epoch, if there is none: as random as the node, and given once
             self.node,
             self._number,
             once,
