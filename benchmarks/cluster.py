@@ -79,9 +79,9 @@ def redis_running() -> Iterator[Redis]:
     if program is None:
         raise click.ClickException("redis-server is missing: Debian's package of that name")
     port = free_port()
-    options = ("--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning")
     # A receiver that is slower than its sender is to be measured, not cut off.
-    options += ("--client-output-buffer-limit", "pubsub 0 0 0")
+    unbounded = ("--client-output-buffer-limit", "pubsub 0 0 0")
+    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning", *unbounded]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen([program, *options, "--dir", folder], stdout=subprocess.DEVNULL)
         try:
@@ -253,7 +253,8 @@ class Tables:
 
     def markdown(self) -> str:
         lines: list[str] = []
-        for groups in sorted({key[0] for key in (*self.figures, *self.errors)}):
+        sizes = {groups for groups, _, _ in self.figures} | {groups for groups, _ in self.errors}
+        for groups in sorted(sizes):
             heads = ["engine", "kept", *(title for _, title, _ in COLUMNS), "per core, ours / theirs", "lost"]
             lines += [f"\n{groups:,} group{'s' * (groups > 1)}\n", f"| {' | '.join(heads)} |"]
             lines.append("|---" * len(heads) + "|")
@@ -274,20 +275,14 @@ class Tables:
         ]
         ours = self._rounds(groups, OURS.get(engine.kept, "nexios"))
         ratios = [
-            ours[at]["many_per_core"] / rounds[at]["many_per_core"]
-            for at in rounds
-            if at in ours and ours is not rounds
+            ours[at]["many_per_core"] / found["many_per_core"] for at, found in rounds.items() if at in ours
         ]
-        own = engine.module == "ours"
-        cells.append(
-            ""
-            if own or not ratios
-            else f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})"
-        )
-        cells.append(
-            f"{sum(found[f'{mode}_lost'] for found in rounds.values() for mode in ('one', 'many', 'paced')):,}"
-        )
-        return f"| {engine.title} | {engine.kept} | {' | '.join(cells)} |"
+        if engine.module == "ours" or not ratios:
+            cells.append("")
+        else:
+            cells.append(f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})")
+        lost = sum(found[f"{mode}_lost"] for found in rounds.values() for mode in ("one", "many", "paced"))
+        return f"| {engine.title} | {engine.kept} | {' | '.join(cells)} | {lost:,} |"
 
 
 @click.command()

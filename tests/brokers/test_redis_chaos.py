@@ -1,7 +1,7 @@
 """Two server processes, clients that come back to either, and everything between them that breaks.
 
-Bounded and seeded. ``NEXIOS_CHAOS_SEEDS`` runs more seeds than the one of the suite, ``NEXIOS_CHAOS_SCALE``
-multiplies clients, groups and messages.
+Bounded and seeded. ``NEXIOS_CHAOS_SEEDS`` runs more seeds than the one of the suite, ``NEXIOS_CHAOS_SIZE`` says
+how many clients, groups and messages: ``100,50,20000``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from tests.brokers.redis_server import RedisServer, free_port, needs_redis
 pytestmark = needs_redis
 
 SEEDS = range(int(os.environ.get("NEXIOS_CHAOS_SEEDS", "1")))
-SCALE = float(os.environ.get("NEXIOS_CHAOS_SCALE", "1"))
-CLIENTS, GROUPS, MESSAGES = int(30 * SCALE), int(10 * SCALE), int(3000 * SCALE)
+CLIENTS, GROUPS, MESSAGES = map(int, os.environ.get("NEXIOS_CHAOS_SIZE", "30,10,3000").split(","))
 LAST = MESSAGES // GROUPS
 """The number of the last message of each group; the first is 0."""
-PATIENCE = 120.0 * max(1.0, SCALE)
+PATIENCE = 120.0 * max(1.0, MESSAGES / 3000)
 LIMITS = HistoryLimits(messages=500)
 
 MODULE = """

@@ -1,4 +1,4 @@
-"""One node, told what to do by lines of JSON: ``python -m benchmarks.peers.cluster MODULE ENGINE ROLE URL GROUPS``.
+"""One node, told what to do by lines of JSON; its arguments are module, engine, role, URL and groups.
 
 A sender does ``{"mode": "one" | "many" | "paced", "seconds": s, "tasks": n, "rate": per second}``. A receiver
 does ``{"mode": "begin"}``, then ``{"mode": "end", "sent": n}``. Both answer with a line of JSON.
