@@ -6,6 +6,7 @@ import click
 
 from benchmarks.cluster import cluster
 from benchmarks.crowd import crowd
+from benchmarks.frozen import frozen
 from benchmarks.inmemory import inmemory
 from benchmarks.matrix import peers, tables
 from benchmarks.pause import pause
@@ -18,7 +19,7 @@ def main() -> None:
     """Benchmarks; each prints its figures and appends them as JSON lines to benchmarks/out/."""
 
 
-for command in (peers, tables, cluster, pause, crowd, stall, inmemory, wire):
+for command in (peers, tables, cluster, frozen, pause, crowd, stall, inmemory, wire):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""scripts/bench cluster: messages from one process to another over Redis, ours and others', in alternation."""
+"""scripts/bench cluster: messages from one process to another over Redis, ours and others', by turns."""
 
 from __future__ import annotations
 
@@ -73,15 +73,18 @@ class Redis:
 
 
 @contextlib.contextmanager
-def redis_running() -> Iterator[Redis]:
-    """An empty one on a free port, without files; killed at the end."""
+def redis_running(*, unbounded: bool = True) -> Iterator[Redis]:
+    """An empty one on a free port, without files; killed at the end.
+
+    ``unbounded``: a receiver that is slower than its sender is to be measured, not cut off.
+    """
     program = shutil.which("redis-server")
     if program is None:
         raise click.ClickException("redis-server is missing: Debian's package of that name")
     port = free_port()
-    # A receiver that is slower than its sender is to be measured, not cut off.
-    unbounded = ("--client-output-buffer-limit", "pubsub 0 0 0")
-    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning", *unbounded]
+    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning"]
+    if unbounded:
+        options += ["--client-output-buffer-limit", "pubsub 0 0 0"]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen([program, *options, "--dir", folder], stdout=subprocess.DEVNULL)
         try:
@@ -124,7 +127,8 @@ class Node:
         return self.answer()
 
 
-def _start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """A module of ours as a process, to be spoken to by lines."""
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -137,7 +141,7 @@ def _start(*arguments: object) -> subprocess.Popen[str]:
 @contextlib.contextmanager
 def node(name: str, role: str, redis: Redis, groups: int) -> Iterator[Node]:
     """A node that is ready."""
-    process = _start("benchmarks.peers.cluster", ENGINES[name].module, name, role, redis.url, groups)
+    process = start("benchmarks.peers.cluster", ENGINES[name].module, name, role, redis.url, groups)
     try:
         found = Node(process)
         found.answer()
@@ -148,7 +152,7 @@ def node(name: str, role: str, redis: Redis, groups: int) -> Iterator[Node]:
 
 
 def measure_engine(name: str, groups: int, seconds: float) -> dict[str, Any]:
-    """One sender, one receiver that follows all groups, an empty Redis. All times in µs, or ms where named."""
+    """One sender, one receiver that follows all groups, an empty Redis; times in the unit that is named."""
     figures: dict[str, Any] = {}
     with (
         redis_running() as redis,
@@ -189,11 +193,11 @@ def measure_link(seconds: float) -> dict[str, Any]:
     """Messages per second, and per second of CPU of the one process."""
     figures: dict[str, Any] = {}
     with redis_running() as redis:
-        process = _start("benchmarks.peers.cluster.link", "publish", redis.url, seconds)
+        process = start("benchmarks.peers.cluster.link", "publish", redis.url, seconds)
         figures["publish"] = Node(process).answer()
         process.communicate()
     with redis_running() as redis:
-        process = _start("benchmarks.peers.cluster.link", "receive", redis.url, seconds)
+        process = start("benchmarks.peers.cluster.link", "receive", redis.url, seconds)
         try:
             assert process.stdout is not None
             process.stdout.readline()

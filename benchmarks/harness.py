@@ -80,7 +80,7 @@ class Server:
 
     def resident_kib(self) -> int:
         """Resident memory of all its processes together, in KiB."""
-        return sum(_resident_kib(pid) for pid in self.pids())
+        return sum(resident_kib(pid) for pid in self.pids())
 
     def cpu_seconds(self) -> float:
         """CPU time that all its processes have used."""
@@ -166,7 +166,8 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-def _resident_kib(pid: int) -> int:
+def resident_kib(pid: int) -> int:
+    """Resident memory of a process, in KiB."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
 

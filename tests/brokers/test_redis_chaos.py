@@ -1,7 +1,7 @@
 """Two server processes, clients that come back to either, and everything between them that breaks.
 
-Bounded and seeded. ``NEXIOS_CHAOS_SEEDS`` runs more seeds than the one of the suite, ``NEXIOS_CHAOS_SIZE`` says
-how many clients, groups and messages: ``100,50,20000``.
+Bounded and seeded. ``NEXIOS_CHAOS_SEEDS`` runs more seeds than the one of the suite; ``NEXIOS_CHAOS_SIZE``
+says how many clients, groups and messages, as in ``100,50,20000``.
 """
 
 from __future__ import annotations

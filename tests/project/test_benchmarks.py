@@ -15,11 +15,14 @@ import trio
 from attrs import evolve
 
 from benchmarks import report
+from benchmarks.cluster import measure_engine, measure_link
 from benchmarks.crowd import measure_crowd
+from benchmarks.frozen import freeze
 from benchmarks.harness import Declined, Failed, Server, Tools, built_tools, load
 from benchmarks.scenarios import SCENARIOS, measure
 from benchmarks.servers import OURS, PEERS, serving
 from nexios_trio.wire import Connection, Deflate, RequestReader, accept_response, agree
+from tests.brokers.redis_server import needs_redis
 
 SECONDS = 0.03
 
@@ -51,6 +54,27 @@ def test_our_server_is_measured_under_each_kind_of_load(tools: Tools, ours: Serv
 def test_a_crowd_of_two_processes_exchanges_messages_with_our_server(tools: Tools, ours: Server) -> None:
     result = measure_crowd(ours, tools, clients=9, processes=2, rounds=2, size=40)
     assert len(result["echo"]) == len(result["broadcast"]) == 2
+
+
+@needs_redis
+@pytest.mark.parametrize("engine", ["nexios", "nexios-unkept"])
+def test_messages_from_one_process_to_another_over_redis_are_measured_and_none_is_lost(engine: str) -> None:
+    figures = measure_engine(engine, groups=3, seconds=0.1)
+    assert all(figures[f"{mode}_lost"] == 0 for mode in ("one", "many", "paced"))
+    assert all(figures[f"{mode}_per_second"] > 0 for mode in ("one", "many", "paced"))
+
+
+@needs_redis
+def test_the_link_to_redis_is_measured_by_itself() -> None:
+    figures = measure_link(0.1)
+    assert all(found["messages"] > 0 and found["per_core"] > 0 for found in figures.values())
+
+
+@needs_redis
+def test_a_node_that_stood_still_has_all_messages_if_the_history_has_them() -> None:
+    found = freeze(0.2, groups=5, history=1000, rate=200, size=10)
+    assert found["received"] == found["sent"] > 0
+    assert found["holes in silence"] == found["again"] == found["told"] == 0
 
 
 def test_the_server_in_c_echoes_and_broadcasts(tools: Tools) -> None:
