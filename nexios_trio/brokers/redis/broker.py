@@ -194,7 +194,7 @@ class RedisBroker:
                     raise
                 return await self._publish_alone(group, draft, nonce if error.uncertain else "")
             message, fresh = self.store.published(group, publishing, reply)
-            if handed_on is not None and fresh and message.nonce == nonce:
+            if handed_on is not None and fresh and message.nonce == nonce and not handed_on.is_set():
                 with trio.move_on_after(self.settings.timeout):
                     await handed_on.wait()
             return message
