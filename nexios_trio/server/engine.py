@@ -52,8 +52,6 @@ class Engine:
         """The request for an upgrade that a TCP connection begins with, and what came behind it; None: there
         was none, or a bad one, which is answered. The socket is closed then, and if this is cancelled."""
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found = None
         try:
             found = await self._read_request(sock)
@@ -74,6 +72,8 @@ class Engine:
         ``state`` is what the app's lifespan has yielded.
         """
         begun = time.perf_counter()
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         scope = self._scope(request, sock, dict(state or {}))
         transport = EngineTransport(sock, request, self.reactor, self.settings, early=early)
         del request, early  # nobody needs them for as long as the connection lives
@@ -121,12 +121,13 @@ class Engine:
             try:
                 request = reader.receive_data(data)
             except HandshakeError as error:
-                await self._refuse(sock, error)
+                await self.refuse(sock, error)
                 return None
             if request is not None:
                 return request, reader.trailing
 
-    async def _refuse(self, sock: socket.socket, error: HandshakeError) -> None:
+    async def refuse(self, sock: socket.socket, error: HandshakeError) -> None:
+        """Answer a request that is none; closes the socket."""
         logger.info("refused a handshake with %d: %a", error.status, error.reason)
         try:
             sock.send(error_response(error))
@@ -139,6 +140,8 @@ class Engine:
         except OSError as failure:
             if failure.errno not in (errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
                 raise
+        finally:
+            sock.close()
 
     def _scope(self, request: Request, sock: socket.socket, state: dict[str, Any]) -> dict[str, Any]:
         server = _address(sock.getsockname)
@@ -171,8 +174,8 @@ async def _close_after(error: BaseException | None, transport: EngineTransport) 
         await transport.reject(403 if error is None else 500, [], b"")
     elif transport.state is State.OPEN:
         await (transport.close(1000, "") if error is None else transport.close(1011, "internal error"))
-    with trio.move_on_after(transport.close_timeout):
-        if transport.state is State.CLOSING:
+    if transport.state is State.CLOSING:
+        with trio.move_on_after(transport.close_timeout):
             await transport.wait_gone()
 
 

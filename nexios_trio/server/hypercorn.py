@@ -16,6 +16,7 @@ import logging
 import math
 import socket
 import sys
+import types
 import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -102,12 +103,16 @@ def _hold(scope: Scope, receive: Receive, send: Send) -> Hold:
 def _gripped(serve: Any, engine: Engine | None, config: Config) -> Any:
     """Hypercorn's ``worker_serve`` with our TCP connections instead of its own."""
     from nexios_trio.server.handoff import Handoff
+    from nexios_trio.server.listener import serve_listeners
     from nexios_trio.server.tcp import TCPConnection
     from nexios_trio.server.wire import with_globals
 
     lobby = _lobby(config)
-    connection = partial(TCPConnection, lobby) if engine is None else partial(Handoff, engine, lobby)
-    return with_globals(serve, TCPServer=connection)
+    if engine is None:
+        return with_globals(serve, TCPServer=partial(TCPConnection, lobby))
+    seen = types.SimpleNamespace(**vars(trio))
+    seen.serve_listeners = partial(serve_listeners, engine, lobby)
+    return with_globals(serve, TCPServer=partial(Handoff, engine, lobby), trio=seen)
 
 
 def hypercorn_config(**attributes: Any) -> Config:

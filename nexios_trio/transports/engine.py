@@ -62,19 +62,43 @@ kernel reset it, and the client might lose what we said."""
 _BUSY: Final = (BlockingIOError, InterruptedError)
 
 
+class Watched(Protocol):
+    """A socket, and whom to tell of it. To be hashable."""
+
+    sock: socket.socket
+    reading: bool
+    writing: bool
+    watched: int
+    """The reactor's note of what it watches for."""
+    scheduled: float
+    """The reactor's note of the next `tick`; `math.inf` to begin with."""
+
+    def readable(self) -> None:
+        """There is something to read, or the end of it."""
+
+    def writable(self) -> None:
+        """There is room for something to send."""
+
+    def hung_up(self) -> None:
+        """The kernel says that the socket is broken, whether it is read from or not."""
+
+    def tick(self, now: float) -> float:
+        """Do what is due; gives when to be called next."""
+
+
 class Reactor(Protocol):
     """Who watches the sockets; see `nexios_trio.server.reactor`."""
 
     now: float
 
-    def watch(self, transport: EngineTransport) -> None:
-        """Begin to watch, or watch for what ``transport.reading`` and ``transport.writing`` say now."""
+    def watch(self, watched: Watched) -> None:
+        """Begin to watch, or watch for what ``reading`` and ``writing`` say now."""
 
-    def forget(self, transport: EngineTransport) -> None:
+    def forget(self, watched: Watched) -> None:
         """Watch no longer; before the socket is closed."""
 
-    def wake_at(self, transport: EngineTransport, due: float) -> None:
-        """Call ``transport.tick(now)`` at ``due``, or before."""
+    def wake_at(self, watched: Watched, due: float) -> None:
+        """Call ``watched.tick(now)`` at ``due``, or before."""
 
 
 class EngineTransport(Core):
@@ -632,13 +656,12 @@ class EngineTransport(Core):
     async def finish(self) -> None:
         """Let the last words out, within `close_timeout`; then close TCP. For once the app has ended."""
         self._pings = None
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(self.close_timeout):
-                if self.unsent and not self._ended:
-                    self._drained = trio.Event()
-                    await self._drained.wait()
-            if not self._ended and not self._finished_cleanly():
-                await self._linger()
+        if self.unsent and not self._ended:
+            self._drained = trio.Event()
+            with trio.move_on_after(self.close_timeout, shield=True):
+                await self._drained.wait()
+        if not self._ended and not self._finished_cleanly():
+            await self._linger()
         self._ended = True
         self._stop_watching()
         self.sock.close()
@@ -659,7 +682,7 @@ class EngineTransport(Core):
         except OSError:
             return
         self._stop_watching()
-        with trio.move_on_after(LINGER):
+        with trio.move_on_after(LINGER, shield=True):
             while True:
                 await trio.lowlevel.wait_readable(self.sock)
                 try:
