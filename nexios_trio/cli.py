@@ -40,9 +40,9 @@ def main() -> None:
 @click.option(
     "--server",
     type=click.Choice(["hypercorn", "engine"]),
-    default="hypercorn",
+    default="engine",
     show_default=True,
-    help="Who serves plain WebSockets: hypercorn, or our engine. All else is hypercorn's.",
+    help="Who serves plain WebSockets: our engine, or hypercorn. All else is hypercorn's.",
 )
 @click.option(
     "--slow-callback",
@@ -58,13 +58,13 @@ def run(
     server: str,
     slow_callback: float | None,
 ) -> None:
-    """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
+    """Serve an app: plain WebSockets by our engine, all else by hypercorn's Trio worker around it.
 
     All options of the hypercorn command are taken and mean the same, among them: --bind HOST:PORT,
     --workers N, --reload, --config FILE, --certfile, --keyfile, --access-logfile FILE, --log-level LEVEL,
     --websocket-ping-interval SECONDS; see `hypercorn --help`.
 
-    Beyond hypercorn: pings and TCP_USER_TIMEOUT come from the app's Heartbeat; SIGTERM and Ctrl-C stop
+    Beyond hypercorn: pings and timeouts come from the app's Heartbeat; SIGTERM and Ctrl-C stop
     accepting, close every connection with 1012 (service restart), give handlers their grace and exit
     with 0. A second Ctrl-C does not wait.
     """

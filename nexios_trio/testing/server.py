@@ -75,8 +75,9 @@ async def serve(
 ) -> AsyncIterator[TestServer]:
     """Serve ``app`` on a free port by hypercorn's Trio worker for the length of the block.
 
-    ``config`` are attributes of hypercorn's Config. ``runner=False`` serves as the bare ``hypercorn``
-    command does: without our ping interval, ``TCP_USER_TIMEOUT`` and draining.
+    ``config`` are attributes of hypercorn's Config. ``fast_lane=True`` serves plain WebSockets by our engine,
+    as ``nexios-trio run`` does. ``runner=False`` serves as the bare ``hypercorn`` command does: without our
+    ping interval, ``TCP_USER_TIMEOUT`` and draining.
     """
     name = f"[{host}]" if ":" in host else host
     settings = hypercorn_config(**{"bind": [f"{name}:0"], "accesslog": None, "errorlog": None, **config})

@@ -56,6 +56,7 @@ from nexios_trio import (
     AuthenticationError,
     ChannelBox,
     CloseCode,
+    Deflate,
     FirstMessage,
     Heartbeat,
     HistoryLimits,
@@ -379,6 +380,7 @@ def _nexios_trio(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "NexiosApp": NexiosApp,
+    "Deflate": Deflate,
     "FirstMessage": FirstMessage,
     "Heartbeat": Heartbeat,
     "Identity": Identity,

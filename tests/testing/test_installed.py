@@ -109,7 +109,7 @@ def test_a_project_that_installs_it_finds_both_fixtures(site: Path, tmp_path: Pa
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
     (tmp_path / "test_app.py").write_text(PROJECT.replace("{site!r}", repr(str(site))))
     result = python(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
-    assert "3 passed" in result.stdout, result.stdout + result.stderr
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
     fixtures = python(site, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", cwd=tmp_path).stdout
     assert "nexios_client" in fixtures
     assert "nexios_server" in fixtures
