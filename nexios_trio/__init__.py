@@ -5,6 +5,8 @@ from nexios_trio.brokers import Message, Position
 from nexios_trio.config import Deflate, Heartbeat, HistoryLimits, Limits, Overflow, Rate
 from nexios_trio.exceptions import (
     AuthenticationError,
+    BrokerError,
+    BrokerUnavailable,
     ConcurrentReceiveError,
     InvalidJSON,
     LimitError,
@@ -40,6 +42,8 @@ __all__ = [
     "Auth",
     "AuthenticationError",
     "BearerToken",
+    "BrokerError",
+    "BrokerUnavailable",
     "Channel",
     "ChannelBox",
     "CloseCode",

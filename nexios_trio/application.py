@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
@@ -16,7 +17,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, Router
 
-from nexios_trio.brokers import Broker, MemoryBroker
+from nexios_trio.brokers import REDIS_SCHEMES, Broker, MemoryBroker
 from nexios_trio.config import ConnectionSettings, Deflate, Heartbeat, HistoryLimits, Limits, Rate
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
@@ -70,7 +71,9 @@ class NexiosApp:
     reverse proxies that are believed, see `nexios_trio.security.proxy`. ``authenticate``, ``requires``,
     ``rate_limit`` and ``on_invalid`` hold for all WebSocket routes, see
     `nexios_trio.security.rules.RuleOptions`. ``deflate`` grants compression to clients that offer it, see
-    `nexios_trio.Deflate`. ``debug`` tells clients what went wrong: in development only.
+    `nexios_trio.Deflate`. ``broker`` is the engine behind the groups: ``"memory://"`` for one process,
+    ``"redis://…"`` for several (docs/scaling.md), or an object; default: the environment's
+    ``NEXIOS_BROKER``, or memory. ``debug`` tells clients what went wrong: in development only.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class NexiosApp:
         deflate: Deflate | None = None,
         convertors: Mapping[str, Convertor[Any]] | None = None,
         exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
-        broker: Broker | str = "memory://",
+        broker: Broker | str | None = None,
         history: HistoryLimits | None = None,
         presence_grace: float = 2.0,
         allowed_origins: Iterable[str] | Literal["*", "same-origin"] | OriginRule | None = None,
@@ -149,6 +152,11 @@ class NexiosApp:
         self._warned_of_limits = False
         for route in routes or ():
             self.add_ws_route(route)
+
+    @property
+    def broker(self) -> Broker:
+        """The engine behind the groups; ``app.broker.available`` says whether it can be reached now."""
+        return self.channels.hub.broker
 
     # WebSocket routes
 
@@ -330,7 +338,7 @@ class NexiosApp:
         supervisor.failure = None
         try:
             lifespan = self._lifespan or _no_lifespan
-            async with self.channels.hub.broker.serving(), lifespan(self) as yielded:
+            async with self.channels.hub.serving(), lifespan(self) as yielded:
                 if isinstance(yielded, Mapping):
                     state.update(yielded)
                 async with mounted_lifespans(self._mounted, state):
@@ -515,14 +523,30 @@ def _hook(hooks: list[Hook], hook: F | None) -> F | Callable[[F], F]:
     return register if hook is None else register(hook)
 
 
-def _broker(broker: Broker | str, history: HistoryLimits | None, presence_grace: float) -> Broker:
+def _broker(broker: Broker | str | None, history: HistoryLimits | None, presence_grace: float) -> Broker:
+    if broker is None:
+        broker = os.environ.get("NEXIOS_BROKER") or "memory://"
     if not isinstance(broker, str):
         if history is not None:
-            raise WrongValueError("history= is for the embedded broker; give the limits to your own broker")
+            raise WrongValueError("history= is for brokers by URL; give the limits to your own broker")
         return broker
-    if broker != "memory://":
-        raise WrongValueError(f'broker is "memory://" or a Broker object, not {broker!r}')
-    return MemoryBroker(history, presence_grace=presence_grace)
+    if broker == "memory://":
+        return MemoryBroker(history, presence_grace=presence_grace)
+    scheme = broker.partition(":")[0]
+    if scheme not in REDIS_SCHEMES:
+        raise WrongValueError(
+            f'broker is "memory://", the URL of a Redis such as "redis://127.0.0.1", or a Broker object, '
+            f"not {scheme[:30]!r}"
+        )
+    try:
+        from nexios_trio.brokers.redis import RedisBroker
+    except ModuleNotFoundError as error:
+        if error.name != "hiredis":
+            raise
+        raise WrongValueError(
+            f"{scheme}:// needs the extra redis; write: pip install 'nexios-trio[redis]'"
+        ) from error
+    return RedisBroker(broker, history, presence_grace=presence_grace)
 
 
 @asynccontextmanager

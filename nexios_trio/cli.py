@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from importlib import resources
 from typing import Any, Final
 
 import click
@@ -45,6 +47,12 @@ def main() -> None:
     help="Who serves plain WebSockets: our engine, or hypercorn. All else is hypercorn's.",
 )
 @click.option(
+    "--broker",
+    metavar="URL",
+    help="The engine behind the groups of an app that names none itself, such as redis://127.0.0.1. Better "
+    "in the environment, as NEXIOS_BROKER, if it holds a password.  [default: memory://]",
+)
+@click.option(
     "--slow-callback",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
@@ -56,6 +64,7 @@ def run(
     hypercorn_options: tuple[str, ...],
     drain_window: float | None,
     server: str,
+    broker: str | None,
     slow_callback: float | None,
 ) -> None:
     """Serve an app: plain WebSockets by our engine, all else by hypercorn's Trio worker around it.
@@ -69,6 +78,8 @@ def run(
     with 0. A second Ctrl-C does not wait.
     """
     fast_lane = server == "engine"
+    if broker is not None:
+        os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
     options = list(hypercorn_options)
     code = run_server(application, options, drain_window, fast_lane=fast_lane, slow_callback=slow_callback)
     sys.exit(code)
@@ -97,6 +108,20 @@ def routes(application: str, as_json: bool) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@main.command("redis-script", context_settings=_HELP)
+def redis_script() -> None:
+    """Print the script by which programs in any language publish to groups over Redis.
+
+    Its first lines say what it takes; docs/scaling.md shows the call.
+    """
+    click.echo(_publish_script(), nl=False)
+
+
+def _publish_script() -> str:
+    lua = resources.files("nexios_trio.brokers").joinpath("redis", "lua", "publish.lua")
+    return lua.read_text("utf-8")
 
 
 def _rows(app: NexiosApp) -> list[dict[str, str]]:

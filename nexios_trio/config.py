@@ -306,7 +306,8 @@ class HistoryLimits:
     age: float = field(default=600.0, validator=_seconds(zero=False))
     """Seconds that a message is kept."""
     groups: int = field(default=10_000, validator=_positive)
-    """Groups that have a history; the one used least recently goes."""
+    """Groups that have a history; the one used least recently goes. For ``memory://``; in Redis, groups that
+    are silent and unread go by themselves."""
 
 
 @frozen

@@ -5,6 +5,7 @@ The branch says who has to act:
 * `UsageError`: the program that calls us is wrong. The message holds the line to write instead.
 * `PeerError`: the client sent something the handler cannot take, or wants what it may not have.
 * `LimitError`: a bound of `nexios_trio.Limits` is reached.
+* `BrokerError`: the engine behind the groups cannot be reached, or will not do it.
 * `WebSocketDisconnect`: the connection is over; nobody is at fault.
 * `WebSocketException`: raised *by* a handler to end its connection with a code of its choice.
 
@@ -20,6 +21,10 @@ from typing import ClassVar, Final, Literal
 __all__ = [
     "NO_CREDENTIALS",
     "AuthenticationError",
+    "BrokerCommandError",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerUnavailable",
     "ConcurrentReceiveError",
     "GroupNameError",
     "InvalidJSON",
@@ -232,6 +237,49 @@ class LimitError(PeerError):
     @property
     def public_reason(self) -> str:
         return self.problem
+
+
+class BrokerError(NexiosTrioError):
+    """Something is wrong between this process and the engine behind the groups.
+
+    ``address`` is where it is, without credentials.
+    """
+
+    def __init__(self, address: str, problem: str) -> None:
+        self.address = address
+        self.problem = problem
+        super().__init__(f"{address}: {problem}")
+
+
+class BrokerUnavailable(BrokerError):
+    """The engine cannot be reached, or did not answer in time.
+
+    Unhandled, it closes with 1013 (try again later; IANA's registry of RFC 6455 §11.7); before ``accept()``
+    it is answered with HTTP 503.
+
+    ``uncertain``: the command was on its way, and nobody knows whether it was done. A publish that is tried
+    again with the same ``message_id`` is delivered once.
+    """
+
+    close_code: ClassVar[int] = 1013
+
+    def __init__(self, address: str, problem: str, *, uncertain: bool = False) -> None:
+        self.uncertain = uncertain
+        super().__init__(address, problem)
+
+
+class BrokerRefused(BrokerError):
+    """The engine is there and will not do: wrong password, too old, a cluster. Trying again does not help;
+    the message says what to change."""
+
+
+class BrokerCommandError(BrokerError):
+    """The engine answered a command with an error, such as being out of memory; ``code`` is its first word
+    (``OOM``, ``NOPERM``). Nothing was done."""
+
+    def __init__(self, address: str, code: str, problem: str) -> None:
+        self.code = code
+        super().__init__(address, problem)
 
 
 class WebSocketDisconnect(NexiosTrioError):

@@ -7,9 +7,10 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.brokers.redis_fixtures import shared_redis
 from tests.lanes import lane, lane_clock, lane_name
 
-__all__ = ["lane", "lane_clock", "lane_name"]
+__all__ = ["lane", "lane_clock", "lane_name", "shared_redis"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,7 @@
 """Floor 3: where group messages are numbered, kept and handed to all nodes."""
 
+from typing import Final
+
 from nexios_trio.brokers.base import (
     Broker,
     Draft,
@@ -12,7 +14,13 @@ from nexios_trio.brokers.base import (
 )
 from nexios_trio.brokers.memory import MemoryBroker
 
+REDIS_SCHEMES: Final = frozenset(
+    {"redis", "rediss", "unix", "redis+unix", "redis+sentinel", "rediss+sentinel"}
+)
+"""Schemes of URLs that mean `nexios_trio.brokers.redis`."""
+
 __all__ = [
+    "REDIS_SCHEMES",
     "Broker",
     "Draft",
     "History",

@@ -77,6 +77,9 @@ class Draft:
     id: str = ""
     """Random, made by the sender: a publish that is tried again has the same one, so that an engine behind a
     network can number it once. Empty: the engine makes one."""
+    once: bool = False
+    """The ``id`` is the caller's, and stands for this message: one with the same id in the same group, by
+    whomever and for as long as the engine remembers it (some minutes), is not delivered again."""
 
 
 @frozen(slots=True, eq=False)
@@ -169,8 +172,17 @@ class Broker(Protocol):
     The coroutines are checkpoints. A cancelled one has done all of its work or none; behind a network nobody
     knows which, so whoever is cancelled in `enter` calls `leave`. Calls of one node take effect in the order
     in which they were made. The other methods never block and never raise: they are called as a connection
-    ends, and an engine that cannot be reached is told later.
+    ends, and an engine that cannot be reached is told later. The coroutines of an engine behind a network
+    may raise `BrokerUnavailable` and `BrokerCommandError`.
     """
+
+    @property
+    def shared(self) -> bool:
+        """Whether there may be other nodes."""
+
+    @property
+    def available(self) -> bool:
+        """Whether the engine can be reached now: a send gets to all nodes, and theirs to this one."""
 
     def attach(self, receiver: Receiver) -> None:
         """Called once, before anything else."""
@@ -182,7 +194,8 @@ class Broker(Protocol):
         """Number the message, keep it in the history if ``keep``, hand it to all nodes that subscribe.
 
         Messages of one group reach every node in the order of their numbers. When this returns, the own
-        node has it.
+        node has it. A draft that is ``once`` and was published before gives the message of that time (its
+        number, if it was kept), and nobody gets it again.
         """
 
     async def subscribe(self, group: str, *, pattern: bool = False) -> None:

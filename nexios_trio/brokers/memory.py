@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 from attrs import define, field, frozen
@@ -16,6 +17,11 @@ from nexios_trio.config import HistoryLimits
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
 __all__ = ["MemoryBroker"]
+
+ONCE_FOR: Final = 300.0
+"""Seconds for which a caller's message id is remembered."""
+ONCE: Final = 10_000
+"""How many of them, at most."""
 
 
 @frozen
@@ -67,6 +73,18 @@ class MemoryBroker:
         """How many memberships a user has in a group, if any."""
         self._leaving: dict[tuple[str, str], _Leaving] = {}
         self._receiver: Receiver | None = None
+        self._once: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+        """Messages whose ids are the caller's, by group and id, the oldest first."""
+
+    @property
+    def shared(self) -> bool:
+        """See `Broker.shared`: never."""
+        return False
+
+    @property
+    def available(self) -> bool:
+        """See `Broker.available`: always."""
+        return True
 
     def attach(self, receiver: Receiver) -> None:
         """See `Broker.attach`."""
@@ -94,6 +112,8 @@ class MemoryBroker:
         """See `Broker.publish`."""
         # A full checkpoint, so that the writers of the members run between the sends of a loop.
         await trio.lowlevel.checkpoint()
+        if draft.once and (known := self._known(group, draft.id)) is not None:
+            return known
         log = self._log(group) if keep else None
         if log is not None:
             log.offset += 1
@@ -108,6 +128,10 @@ class MemoryBroker:
             draft.id or secrets.token_hex(16),
             draft.exclude,
         )
+        if draft.once:
+            self._once[group, draft.id] = _Kept(message, trio.current_time())
+            if len(self._once) > ONCE:
+                self._once.popitem(last=False)
         if log is not None:
             log.ring.append(_Kept(message, trio.current_time()))
             log.size += len(draft.data)
@@ -117,6 +141,13 @@ class MemoryBroker:
             self._sweep()
         await self.receiver.deliver(message)
         return message
+
+    def _known(self, group: str, id: str) -> Message | None:
+        oldest = trio.current_time() - ONCE_FOR
+        while self._once and next(iter(self._once.values())).at <= oldest:
+            self._once.popitem(last=False)
+        known = self._once.get((group, id))
+        return None if known is None else known.message
 
     def _log(self, group: str) -> _Log:
         log = self._logs.get(group)

@@ -284,6 +284,31 @@ class BrokerContract:
             await first.publish("chat.1", text("again"), keep=False)
             await there.until(lambda: there.data()[-1] == "again")
 
+    async def test_a_message_that_is_published_once_more_is_not_delivered_again(
+        self, broker_clock: trio.abc.Clock
+    ) -> None:
+        async with self._pair() as (first, _here, second, there):
+            await second.subscribe("g")
+            await second.subscribe("h")
+            for keep in (True, False):
+                draft = text("1", id=f"order 7, {keep}", once=True)
+                sent = await first.publish("g", draft, keep=keep)
+                for broker in (second, first):
+                    again = await broker.publish("g", draft, keep=keep)
+                    assert (again.position, again.id, again.sent_at) == (
+                        sent.position,
+                        draft.id,
+                        sent.sent_at,
+                    )
+                other = await first.publish("h", draft, keep=keep)
+                assert other.offset == (1 if keep else None)
+            assert (await first.publish("g", text("2"), keep=True)).offset == 2
+            await there.until(lambda: there.data()[-1:] == ["2"])
+            assert [(m.group, m.data) for m in there.messages] == [("g", "1"), ("h", "1")] * 2 + [("g", "2")]
+            for _ in range(2):  # an id alone says nothing
+                await first.publish("g", text("3", id="order 8"), keep=True)
+            await there.until(lambda: there.data()[-2:] == ["3", "3"])
+
     async def test_a_cancelled_publish_has_reached_all_or_nobody(self, broker_clock: trio.abc.Clock) -> None:
         struck = 0
         async with self.node(recorder := Recorder(slow=True)) as broker:

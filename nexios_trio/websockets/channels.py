@@ -16,12 +16,13 @@ import trio
 from nexios_trio.brokers.base import Broker, Kind, Message
 from nexios_trio.config import Limits
 from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
-from nexios_trio.status import check_close
+from nexios_trio.websockets import orders
 from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.hub import Hub, Subscription
 from nexios_trio.websockets.lifetime import Connection
 from nexios_trio.websockets.payloads import draft_of, in_form
+from nexios_trio.websockets.presence import PresentUser, by_user
 from nexios_trio.websockets.utils import (
     ChannelAddStatusEnum,
     ChannelMessageDC,
@@ -281,14 +282,16 @@ class ChannelBox:
         save_history: bool = False,
         *,
         exclude: Collection[str] = (),
+        message_id: str | None = None,
     ) -> GroupSendStatusEnum:
         """Send to all members of a group; with ``save_history`` it is kept and can be resumed from.
 
-        Never waits for a member. ``exclude`` are ids of connections (``ws.id``). Cancelled, it was sent to
-        all or to none.
+        Sent again with the same ``message_id`` within some minutes, it is not delivered again. Never waits
+        for a member. ``exclude`` are ids of connections (``ws.id``). Cancelled, it was sent to all or none.
         """
         known = self.hub.checked(group_name) in self.hub.groups
-        await self.hub.broker.publish(group_name, draft_of(payload, exclude=exclude), keep=save_history)
+        draft = draft_of(payload, exclude=exclude, message_id=message_id)
+        await self.hub.broker.publish(group_name, draft, keep=save_history)
         return GroupSendStatusEnum.GROUP_SEND if known else GroupSendStatusEnum.NO_SUCH_GROUP
 
     @_OnBoxOrClass
@@ -337,15 +340,21 @@ class ChannelBox:
 
     @_OnBoxOrClass
     async def close_all_connections(self, code: int = 1000, reason: str | None = None) -> int:
-        """Close every connection of the app on this server; returns how many."""
-        return await _close(tuple(self.hub.connections), code, reason)
+        """Close every connection of the app, on all servers; returns how many on this one.
+
+        Raises `BrokerUnavailable` if the others cannot be told; those of this server are closed then.
+        """
+        return await self._close(None, code, reason)
 
     # Ours
 
     @_OnBoxOrClass
-    async def send(self, group: str, payload: Any, *, save_history: bool = True) -> Message:
+    async def send(
+        self, group: str, payload: Any, *, save_history: bool = True, message_id: str | None = None
+    ) -> Message:
         """Send to a group from outside of any connection; see `Group.send`."""
-        return await self.hub.broker.publish(self.hub.checked(group), draft_of(payload), keep=save_history)
+        draft = draft_of(payload, message_id=message_id)
+        return await self.hub.broker.publish(self.hub.checked(group), draft, keep=save_history)
 
     @_OnBoxOrClass
     @asynccontextmanager
@@ -362,29 +371,36 @@ class ChannelBox:
 
     @_OnBoxOrClass
     async def send_to_user(self, user_id: str, payload: Any) -> int:
-        """Send to every connection of a user (see `WebSocket.identify`); returns how many got it.
+        """Send to every connection of a user (see `WebSocket.identify`), on all servers; returns how many
+        got it on this one.
 
-        Never waits for a client: one whose outbox is full is closed with 1013.
+        Never waits for a client: one whose outbox is full is closed with 1013. Raises `BrokerUnavailable` if
+        the other servers cannot be told.
         """
-        message = _message(payload, None)
-        reached = 0
-        for connection in tuple(self.hub.users.get(user_id, ())):
-            reached += self.hub.push(connection, message)
+        draft = draft_of(payload)
+        reached = orders.direct(self.hub, user_id, draft)
         await trio.lowlevel.cancel_shielded_checkpoint()
+        await self.hub.order(orders.order_send(self.hub.node, user_id, draft))
         return reached
 
     @_OnBoxOrClass
     async def disconnect_user(self, user_id: str, code: int = 1008, reason: str | None = None) -> int:
-        """Close every connection of a user on this server; returns how many."""
-        return await _close(tuple(self.hub.users.get(user_id, ())), code, reason)
+        """Close every connection of a user, on all servers; returns how many on this one.
 
+        Raises `BrokerUnavailable` if the others cannot be told; those of this server are closed then.
+        """
+        return await self._close(user_id, code, reason)
 
-async def _close(connections: Collection[Connection], code: int, reason: str | None) -> int:
-    text = check_close(code, reason)
-    for connection in connections:
-        connection.close_soon(code, text)
-    await trio.lowlevel.cancel_shielded_checkpoint()
-    return len(connections)
+    async def _close(self, user: str | None, code: int, reason: str | None) -> int:
+        closed = orders.close(self.hub, user, code, reason)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        await self.hub.order(orders.Order("close", self.hub.node, user, code, reason))
+        return closed
+
+    @_OnBoxOrClass
+    async def members(self, group: str) -> tuple[PresentUser, ...]:
+        """Who is present in a group on all servers, in the order of coming; see `Presence`."""
+        return by_user(await self.hub.broker.members(self.hub.checked(group)))
 
 
 def _message(payload: Any, payload_type: PayloadTypeEnum | None) -> Message:

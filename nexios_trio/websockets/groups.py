@@ -267,15 +267,18 @@ class Group:
         exclude_self: bool = False,
         exclude: Collection[str] = (),
         save_history: bool = True,
+        message_id: str | None = None,
     ) -> Message:
         """Send to all members of the group, on all servers.
 
         str goes as a text message, bytes as a binary one, anything else as JSON in a text message, encoded
         once. ``exclude`` are ids of connections (``ws.id``). With ``save_history`` it has an offset and can
-        be resumed from. Never waits for a member. A checkpoint; cancelled, it was sent to all or to none.
-        Raises `WrongTypeError` for a payload that JSON has no form for.
+        be resumed from. Sent again with the same ``message_id`` within some minutes, by whomever, it is not
+        delivered again, and the first one comes back. Never waits for a member. A checkpoint; cancelled, it
+        was sent to all or to none. Raises `WrongTypeError` for a payload that JSON has no form for,
+        `BrokerUnavailable` if the groups are in an engine that cannot be reached.
         """
-        draft = draft_of(payload, sender=self._connection.id, exclude=exclude)
+        draft = draft_of(payload, sender=self._connection.id, exclude=exclude, message_id=message_id)
         if exclude_self:
             draft = evolve(draft, exclude=draft.exclude | {self._connection.id})
         return await self._hub.broker.publish(self.name, draft, keep=save_history)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import math
+import secrets
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -14,10 +16,17 @@ from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.base import Broker, Message, PresenceEvent
 from nexios_trio.config import Limits, Overflow
-from nexios_trio.exceptions import LimitError, WebSocketDisconnect, WrongStateError, WrongTypeError
+from nexios_trio.exceptions import (
+    BrokerUnavailable,
+    LimitError,
+    WebSocketDisconnect,
+    WrongStateError,
+    WrongTypeError,
+)
 from nexios_trio.transports.outbox import Drops, Entry
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.lifetime import Connection
+from nexios_trio.websockets.orders import ORDERS, Order, obey
 from nexios_trio.websockets.payloads import Parcel, check_group_name, frame_of
 from nexios_trio.websockets.presence import presence_message
 
@@ -80,8 +89,27 @@ class Hub:
         self.owners: dict[Connection, str] = {}
         """The other way round."""
         self.subscriptions: dict[Subscription, None] = {}
+        self.node = secrets.token_urlsafe(9)
+        """Who we are to the other nodes."""
         self._wanted: Counter[tuple[str, bool]] = Counter()
         """How many want the messages of a group, or (True) of a pattern."""
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Entered for as long as the app runs. A broker that is away does not keep the app from starting."""
+        async with self.broker.serving():
+            if self.broker.shared:
+                with trio.move_on_after(math.inf if self.broker.available else 0):
+                    try:
+                        await self.broker.subscribe(ORDERS)
+                    except BrokerUnavailable:
+                        pass  # it is subscribed as soon as the broker is there
+            yield
+
+    async def order(self, order: Order) -> None:
+        """Ask all other nodes. Raises `BrokerUnavailable`; kept, so that one that reconnects hears of it."""
+        if self.broker.shared:
+            await self.broker.publish(ORDERS, order.draft(), keep=True)
 
     def checked(self, name: object) -> str:
         """``name`` if a group may have it; see `check_group_name`."""
@@ -149,6 +177,9 @@ class Hub:
 
     async def deliver(self, message: Message) -> None:
         """See `Receiver.deliver`."""
+        if message.group == ORDERS:
+            obey(self, message)
+            return
         for subscription in tuple(self.subscriptions):
             subscription.take(message)
         local = self.groups.get(message.group)

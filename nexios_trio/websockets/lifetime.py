@@ -484,7 +484,7 @@ class Connection:
         connecting = self.transport.state is State.CONNECTING
         outcome = Outcome(self._failures, connecting=connecting or self.transport.accepted_early)
         self._log_failures("the handler failed")
-        if outcome.said is None and outcome.answer is None and not outcome.mistakes:
+        if outcome.said is None and outcome.answer is None and not (outcome.mistakes or outcome.away):
             outcome.said = self.refused
         try:
             farewell = outcome.farewell(debug=self.settings.debug)
@@ -497,6 +497,9 @@ class Connection:
         if isinstance(outcome.said, PeerError):
             self.counts[f"closed.{type(outcome.said).__name__}"] += 1
             logger.info("%s: closed, %a", self, outcome.said.log_reason)
+        if outcome.away is not None:
+            self.counts["closed.BrokerUnavailable"] += 1
+            logger.warning("%s: the broker is not available: %s", self, outcome.away)
         if farewell is not None:
             return farewell
         return self._not_accepted() if connecting else Farewell()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Hashable
-from typing import Any
+from typing import Any, Final
 
 from nexios_trio.brokers.base import Draft, Kind, Message
 from nexios_trio.exceptions import GroupNameError, LimitError, WrongTypeError, WrongValueError
@@ -13,6 +13,9 @@ from nexios_trio.types import Message as Frame
 from nexios_trio.websockets import codec
 
 __all__ = ["Parcel", "check_group_name", "draft_of", "frame_of", "in_form"]
+
+MESSAGE_ID: Final = 200
+"""Characters of a message id that a caller gives."""
 
 
 def check_group_name(name: object, longest: int) -> str:
@@ -35,12 +38,15 @@ def draft_of(
     kind: Kind | None = None,
     sender: str | None = None,
     exclude: Collection[str] = (),
-    id: str | None = None,
+    message_id: str | None = None,
 ) -> Draft:
     """Encode a payload once for everybody: str as text, bytes and the like as bytes, the rest as JSON.
 
-    Raises `WrongTypeError` for what JSON has no form for, `WrongValueError` for a str that UTF-8 cannot hold.
+    Raises `WrongTypeError` for what JSON has no form for, `WrongValueError` for a str that UTF-8 cannot hold,
+    and both for a ``message_id`` that is no text of 1 to 200 printable characters.
     """
+    if message_id is not None:
+        _check_message_id(message_id)
     if isinstance(exclude, str | bytes):
         raise WrongTypeError(f"exclude is a collection of ids; write exclude=[{exclude!r}]")
     if isinstance(payload, bytearray | memoryview):
@@ -56,7 +62,17 @@ def draft_of(
             data.encode()
         except UnicodeEncodeError as error:
             raise WrongValueError(f"this text cannot be sent: {error}") from None
-    return Draft(kind, data, sender, frozenset(exclude), id or secrets.token_hex(16))
+    once = message_id is not None
+    return Draft(kind, data, sender, frozenset(exclude), message_id or secrets.token_hex(16), once)
+
+
+def _check_message_id(name: object) -> None:
+    if not isinstance(name, str):
+        raise WrongTypeError(f'message_id is a str such as "order-17", not {type(name).__name__}')
+    if not (1 <= len(name) <= MESSAGE_ID and name.isprintable()):
+        raise WrongValueError(
+            f"message_id has 1 to {MESSAGE_ID} printable characters; this one has {len(name)}: {name[:50]!a}"
+        )
 
 
 def in_form(kind: Kind, data: str | bytes, form: Kind | None) -> str | bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from attrs import frozen
@@ -14,7 +14,7 @@ from nexios_trio.exceptions import WrongTypeError, WrongValueError
 from nexios_trio.websockets import codec
 from nexios_trio.websockets.lifetime import Connection
 
-__all__ = ["Presence", "PresentUser", "presence_message"]
+__all__ = ["Presence", "PresentUser", "by_user", "presence_message"]
 
 
 METADATA_BYTES: Final = 4096
@@ -108,10 +108,15 @@ class Presence:
 
     async def list(self) -> tuple[PresentUser, ...]:
         """Who is present on all servers, in the order of coming. A checkpoint."""
-        users: dict[str, list[Member]] = {}
-        for member in await self._broker.members(self._group):
-            users.setdefault(member.user, []).append(member)
-        return tuple(PresentUser(user, tuple(devices)) for user, devices in users.items())
+        return by_user(await self._broker.members(self._group))
+
+
+def by_user(members: Iterable[Member]) -> tuple[PresentUser, ...]:
+    """The users of memberships, in the order of coming."""
+    users: dict[str, list[Member]] = {}
+    for member in members:
+        users.setdefault(member.user, []).append(member)
+    return tuple(PresentUser(user, tuple(devices)) for user, devices in users.items())
 
 
 def presence_message(event: PresenceEvent) -> Message:

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketDisconnect as StarletteDisconnect
 from nexios_trio.exceptions import (
     NO_CREDENTIALS,
     AuthenticationError,
+    BrokerUnavailable,
     PeerError,
     WebSocketDisconnect,
     WebSocketException,
@@ -41,6 +42,7 @@ class Farewell:
 
 RESTART = Farewell(1012, "service restart", 503)
 FAILED = Farewell(1011, "internal error", 500)
+AWAY = Farewell(1013, "try again later", 503, ((b"content-length", b"0"), (b"retry-after", b"5")))
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -60,6 +62,8 @@ class Outcome:
         self.answer: HTTPException | None = None
         self.said: WebSocketException | StarletteException | PeerError | None = None
         self.cancelled = False
+        self.away: BrokerUnavailable | None = None
+        """Nobody's fault in this process, and nothing that a traceback tells."""
         self.mistakes: list[BaseException] = []
         """Errors that nobody meant: to be logged."""
         for leaf in (leaf for failure in failures for leaf in leaves(failure)):
@@ -67,6 +71,8 @@ class Outcome:
                 self.cancelled = True
             elif isinstance(leaf, WebSocketException | StarletteException | PeerError):
                 self.said = self.said or leaf
+            elif isinstance(leaf, BrokerUnavailable):
+                self.away = self.away or leaf
             elif connecting and isinstance(leaf, HTTPException):
                 self.answer = self.answer or leaf
             elif not isinstance(leaf, GONE):
@@ -77,6 +83,8 @@ class Outcome:
         """The code that these failures close a connection with; 1000 for none."""
         if self.mistakes:
             return 1011
+        if self.said is None and self.away is not None:
+            return self.away.close_code
         if isinstance(self.said, PeerError):
             return self.said.close_code
         return self.said.code if self.said is not None else 1000
@@ -94,7 +102,7 @@ class Outcome:
             return _refused(self.said, self.said.log_reason if debug else self.said.public_reason)
         if self.said is not None:
             return Farewell(self.said.code, check_close(self.said.code, self.said.reason))
-        return None
+        return AWAY if self.away is not None else None
 
 
 def _failed(error: BaseException) -> Farewell:

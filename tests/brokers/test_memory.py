@@ -126,6 +126,17 @@ class _Nobody(Recorder):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 
+async def test_ids_of_messages_are_forgotten_after_some_minutes(autojump_clock: MockClock) -> None:
+    async with memory(recorder := Recorder()) as broker:
+        for pause, count in ((0, 1), (299, 1), (2, 2), (0, 2)):
+            await trio.sleep(pause)
+            await broker.publish("g", text("1", id="order 7", once=True), keep=True)
+            assert len(recorder.messages) == count
+        for n in range(10_001):
+            await broker.publish("g", text("", id=str(n), once=True), keep=False)
+        assert len(broker._once) == 10_000
+
+
 async def test_nothing_is_left_of_presences_that_have_ended(autojump_clock: MockClock) -> None:
     async with memory(Recorder(), grace=1) as broker:
         for n in range(10):

@@ -11,7 +11,8 @@ How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
 * ``app``: every WebSocket route without parameters is connected to, every such GET endpoint is asked; no
   handler may fail.
 * ``async def main(url)`` is called with the page's last ``app`` behind ``url``, on a real server.
-* ```` ```nginx ```` and ```` ```caddy ```` blocks are run by ``tests/server/test_behind_proxies.py``.
+* ```` ```nginx ```` and ```` ```caddy ```` blocks are run by ``tests/server/test_behind_proxies.py`` and
+  ``tests/server/test_several_servers.py``.
 * In ```` ```sh ```` blocks, and behind ``$ `` in ```` ```console ```` blocks, ``hypercorn`` and
   ``nexios-trio`` lines are parsed by these commands' own parsers; ``module:app`` must be there, on the page
   or to import.
@@ -303,7 +304,12 @@ def test_the_settings_of_hypercorn_told_are_there(page: Page, block: Block) -> N
 
 def test_configurations_of_proxies_are_where_they_are_tried() -> None:
     told = [(page.path.name, block.info) for page, block in BLOCKS if block.info in ("nginx", "caddy")]
-    assert told == [("security.md", "nginx"), ("security.md", "caddy")]
+    assert told == [
+        ("scaling.md", "nginx"),
+        ("scaling.md", "caddy"),
+        ("security.md", "nginx"),
+        ("security.md", "caddy"),
+    ]
 
 
 # Commands

@@ -1,26 +1,29 @@
 """Random operations on groups, in any order, against a model that is too simple to be wrong.
 
 Hypothesis makes a list of operations; all of them run in one Trio run under a virtual clock, and after each
-one everything that anybody can see is compared.
+one everything that anybody can see is compared. The same on the embedded engine and on a real Redis.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nexios_trio import NexiosApp, WebSocket
-from nexios_trio.brokers import Message, Position
+from nexios_trio.brokers import Broker, Draft, MemoryBroker, Message, Position
+from nexios_trio.brokers.redis import RedisBroker
 from nexios_trio.config import HistoryLimits
 from nexios_trio.exceptions import WebSocketDisconnect
 from nexios_trio.testing import TestClient, TestWebSocket
 from nexios_trio.websockets.groups import Group
+from tests.brokers.redis_server import RedisServer
 
 USERS = ("ann", "ann", "bob", "cy")
 """Four clients; two of them are devices of one user."""
@@ -106,6 +109,8 @@ class ModelGroup:
     """Client: whether it has a presence."""
     leaving: dict[str, float] = field(factory=dict)
     """User: when the leave will be told."""
+    unknown: set[str] = field(factory=set)
+    """Those of them of whom somebody has not heard, who came since."""
 
     def trim(self, now: float) -> None:
         self.kept = [entry for entry in self.kept if entry[2] > now - AGE][-KEPT:]
@@ -173,8 +178,11 @@ class Model:
                 seen += [("message", n, payload) for n, payload, _ in group.kept if n > offset]
         known = user in group.users()
         group.members[client] = operation.presence
-        if operation.presence and group.leaving.pop(user, None) is None and not known:
-            self.tell_presence(name, "join", user)
+        if operation.presence:
+            away = group.leaving.pop(user, None) is not None and user not in group.unknown
+            group.unknown = set(group.leaving)
+            if not away and not known:
+                self.tell_presence(name, "join", user)
         seen.append(("joined", recovered, group.offset, list(group.members), list(group.users().items())))
         self.known[client][name] = group.offset
         return True
@@ -185,6 +193,7 @@ class Model:
             return False
         if group.members.pop(client) and user not in group.users():
             group.leaving[user] = now + GRACE
+            group.unknown.discard(user)
         return True
 
     def send(self, operation: Send, now: float) -> int | None:
@@ -222,11 +231,69 @@ class Model:
 # The real thing
 
 
-class Real:
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.app = NexiosApp(
-            history=HistoryLimits(messages=KEPT, age=AGE), presence_grace=GRACE, disconnect_grace=0
+class Engine:
+    """The embedded one. Time is virtual, and jumps when nothing else happens."""
+
+    def clock(self) -> MockClock:
+        return MockClock(autojump_threshold=0)
+
+    def broker(self) -> Broker:
+        return MemoryBroker(HistoryLimits(messages=KEPT, age=AGE), presence_grace=GRACE)
+
+    async def settle(self, app: NexiosApp) -> None:
+        """Block until nothing more happens."""
+        await wait_all_tasks_blocked()
+
+    async def sleep(self, app: NexiosApp, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+class RedisEngine(Engine):
+    """A real Redis. Time is virtual for it as well, and stands still while it works."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def clock(self) -> MockClock:
+        self.time = MockClock()
+        return self.time
+
+    def broker(self) -> Broker:
+        limits = HistoryLimits(messages=KEPT, age=AGE)
+        return RedisBroker(
+            self.url,
+            limits,
+            presence_grace=GRACE,
+            prefix=f"{secrets.token_hex(4)}:",
+            lease=1e6,
+            clock=lambda: 1e9 + trio.current_time(),
         )
+
+    async def settle(self, app: NexiosApp) -> None:
+        broker = app.broker
+        assert isinstance(broker, RedisBroker)
+        if "settled" not in broker.feed.tracks:
+            await broker.subscribe("settled")
+        calls = -1
+        while calls != broker.link.calls - 1:  # what came by Redis made somebody ask Redis for more
+            await wait_all_tasks_blocked()
+            calls = broker.link.calls
+            # It comes back behind all that was published before.
+            await broker.publish("settled", Draft("text", ""), keep=False)
+            await wait_all_tasks_blocked()
+            while broker.link.waiting:
+                await trio.lowlevel.checkpoint()
+
+    async def sleep(self, app: NexiosApp, seconds: float) -> None:
+        await self.settle(app)
+        self.time.jump(seconds)
+        await self.settle(app)
+
+
+class Real:
+    def __init__(self, nursery: trio.Nursery, engine: Engine) -> None:
+        self.engine = engine
+        self.app = NexiosApp(broker=engine.broker(), disconnect_grace=0)
         self.nursery = nursery
         self.client = TestClient(self.app, timeout=1e9)
         self.sockets: dict[int, tuple[TestWebSocket, trio.Event]] = {}
@@ -243,7 +310,7 @@ class Real:
             self.epochs[name] = (await self.history(name))[0].epoch
         self.positions = [{name: f"{epoch}:0" for name, epoch in self.epochs.items()} for _ in USERS]
         self.nursery.start_soon(self.listen)
-        await wait_all_tasks_blocked()
+        await self.engine.settle(self.app)
 
     async def history(self, name: str) -> tuple[Position, tuple[Message, ...]]:
         history = await self.app.channels.hub.broker.history(name)
@@ -375,7 +442,7 @@ async def perform(operation: Operation, model: Model, real: Real, now: float) ->
             model.flush(name)
             await real.app.channels.flush_history(name)
         case Pass(seconds):
-            await trio.sleep(seconds)
+            await real.engine.sleep(real.app, seconds)
 
 
 async def compare(model: Model, real: Real) -> None:
@@ -388,7 +455,7 @@ async def compare(model: Model, real: Real) -> None:
     for name in GROUPS:
         group = model.groups[name]
         position, kept = await real.history(name)
-        assert position == Position(real.epochs[name], group.offset)
+        assert (position.epoch, position.offset) == (real.epochs[name], group.offset)
         assert [(m.offset, m.payload) for m in kept] == [(n, payload) for n, payload, _ in group.kept]
         present = await hub.broker.members(name)
         assert [real.names[member.connection] for member in present] == [
@@ -396,62 +463,79 @@ async def compare(model: Model, real: Real) -> None:
         ]
 
 
-async def drive(steps: list[Operation]) -> None:
+async def drive(steps: list[Operation], engine: Engine) -> None:
     model = Model()
     async with trio.open_nursery() as nursery:
-        real = Real(nursery)
+        real = Real(nursery, engine)
         async with real.client:
             await real.start()
             for step in steps:
                 await perform(step, model, real, trio.current_time())
-                await wait_all_tasks_blocked()
-                await trio.sleep(TICK)
+                await engine.settle(real.app)
+                await engine.sleep(real.app, TICK)
                 model.until(trio.current_time())
-                await wait_all_tasks_blocked()
+                await engine.settle(real.app)
                 await compare(model, real)
             for _, leave in real.sockets.values():
                 leave.set()
-            await wait_all_tasks_blocked()
+            await engine.settle(real.app)
             assert not real.app.connections
             assert not real.app.channels.hub.groups
             nursery.cancel_scope.cancel()
 
 
-def run(steps: list[Operation]) -> None:
-    trio.run(drive, steps, clock=MockClock(autojump_threshold=0))
+def run(steps: list[Operation], engine: Engine) -> None:
+    trio.run(drive, steps, engine, clock=engine.clock())
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
 @given(operations)
 def test_groups_history_and_presence_do_what_the_model_does(steps: list[Operation]) -> None:
-    run(steps)
+    run(steps, Engine())
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=operations)
+def test_over_redis_they_do_the_same(shared_redis: RedisServer, steps: list[Operation]) -> None:
+    run(steps, RedisEngine(shared_redis.url))
+
+
+THE_CASES_THAT_MATTER: list[Operation] = [
+    Join(0, "a", None, True),
+    Join(2, "a", "start", True),
+    Send(0, "a", True, True),
+    Send(2, "a", False, False),
+    Send(None, "a", True, False),
+    Drop(2, False),
+    Send(None, "a", True, False),
+    Join(2, "a", "last", True),
+    Join(1, "a", "start", True),
+    Drop(0, True),
+    Pass(GRACE * 1.5),
+    Leave(1, "a"),
+    Pass(GRACE * 1.5),
+    *[Send(2, "a", True, False)] * (KEPT + 1),
+    Join(0, "a", "last", False),
+    Join(0, "b", "future", True),
+    Leave(0, "a"),
+    Flush("a"),
+    Join(0, "a", "last", True),
+    Pass(AGE * 1.5),
+    Leave(0, "a"),
+    Join(0, "a", "foreign", True),
+]
 
 
 def test_the_model_meets_the_cases_that_matter() -> None:
     """One run by hand, so that a model which skips everything does not pass unseen."""
-    run(
-        [
-            Join(0, "a", None, True),
-            Join(2, "a", "start", True),
-            Send(0, "a", True, True),
-            Send(2, "a", False, False),
-            Send(None, "a", True, False),
-            Drop(2, False),
-            Send(None, "a", True, False),
-            Join(2, "a", "last", True),
-            Join(1, "a", "start", True),
-            Drop(0, True),
-            Pass(GRACE * 1.5),
-            Leave(1, "a"),
-            Pass(GRACE * 1.5),
-            *[Send(2, "a", True, False)] * (KEPT + 1),
-            Join(0, "a", "last", False),
-            Join(0, "b", "future", True),
-            Leave(0, "a"),
-            Flush("a"),
-            Join(0, "a", "last", True),
-            Pass(AGE * 1.5),
-            Leave(0, "a"),
-            Join(0, "a", "foreign", True),
-        ]
-    )
+    run(THE_CASES_THAT_MATTER, Engine())
+
+
+def test_over_redis_it_meets_them_as_well(shared_redis: RedisServer) -> None:
+    run(THE_CASES_THAT_MATTER, RedisEngine(shared_redis.url))
