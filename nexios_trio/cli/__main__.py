@@ -2,4 +2,5 @@
 
 from nexios_trio.cli import main
 
-main(prog_name="nexios-trio")
+if __name__ == "__main__":
+    main(prog_name="nexios-trio")

@@ -252,7 +252,8 @@ def _remarks(plan: Plan, load: Load) -> list[str]:
     remarks.append(text)
     if plan.rate is not None and _rate(load) < 0.95 * plan.rate:
         remarks.append(f"the rate of {plan.rate:,g} messages/s was not reached")
-    if load.unanswered:
+    # One per client is under way when the time is over; what is older than any answer is news.
+    if load.unanswered and max(load.unanswered) > load.latencies.longest:
         longest = duration(max(load.unanswered))
         remarks.append(
             f"{len(load.unanswered):,} messages had no answer at the end, the oldest for {longest}"

@@ -158,7 +158,7 @@ class _Client:
                 if self._whole and (frame := self.connection.encode_close()):
                     await self.send(frame)
                     while data := await self.stream.receive_some(_CHUNK):
-                        self.connection.receive_data(data)  # answers that come now are not counted
+                        self.connection.receive_data(bytes(data))  # answers that come now are not counted
                         if self.connection.state is State.CLOSED:
                             break
             except (_Lost, trio.BrokenResourceError):
