@@ -12,7 +12,11 @@ import click
 
 from nexios_trio import __version__
 from nexios_trio.application import NexiosApp
+from nexios_trio.cli.bench import bench
+from nexios_trio.cli.connect import connect
+from nexios_trio.cli.new import new
 from nexios_trio.routing.handlers import name_of
+from nexios_trio.security.auth import AnyOf
 from nexios_trio.server.command import run as run_server
 from nexios_trio.server.hypercorn import DRAIN_WINDOW
 from nexios_trio.server.loading import AppLoadError, load_app
@@ -27,7 +31,7 @@ _HELP: Final = {"help_option_names": ["-h", "--help"]}
 @click.group(context_settings=_HELP)
 @click.version_option(__version__, prog_name="nexios-trio")
 def main() -> None:
-    """Serve and inspect nexios_trio apps."""
+    """Make, serve, inspect and try nexios_trio apps."""
 
 
 @main.command(context_settings={**_HELP, "ignore_unknown_options": True})
@@ -103,7 +107,7 @@ def routes(application: str, as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(row))
         return
-    columns = ("kind", "path", "name", "handler", "middleware")
+    columns = ("kind", "path", "name", "handler", "authenticate", "requires", "middleware")
     table = [columns, *(tuple(row[column] for column in columns) for row in rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
@@ -124,6 +128,10 @@ def _publish_script() -> str:
     return lua.read_text("utf-8")
 
 
+for _command in (bench, connect, new):
+    main.add_command(_command)
+
+
 def _rows(app: NexiosApp) -> list[dict[str, str]]:
     rows = [
         {
@@ -131,6 +139,8 @@ def _rows(app: NexiosApp) -> list[dict[str, str]]:
             "path": resolved.pattern.path,
             "name": resolved.route.name,
             "handler": _where(resolved.route.handler),
+            "authenticate": _authenticator(resolved.rules.authenticate),
+            "requires": ", ".join(resolved.rules.requires),
             "middleware": ", ".join(map(_middleware_name, resolved.middleware)),
         }
         for resolved in app.ws_router.routes
@@ -144,6 +154,8 @@ def _rows(app: NexiosApp) -> list[dict[str, str]]:
                 "path": getattr(route, "path", ""),
                 "name": getattr(route, "name", None) or "",
                 "handler": _where(target),
+                "authenticate": "",
+                "requires": "",
                 "middleware": "",
             }
         )
@@ -155,9 +167,14 @@ def _where(handler: Any) -> str:
     return f"{module}.{getattr(handler, '__qualname__', None) or name_of(handler)}"
 
 
+def _authenticator(authenticator: Any) -> str:
+    """Its class, or the name of a function; never its repr, which may hold a secret."""
+    if authenticator is None:
+        return ""
+    if isinstance(authenticator, AnyOf):
+        return " | ".join(map(_authenticator, authenticator.authenticators))
+    return name_of(authenticator)
+
+
 def _middleware_name(middleware: Any) -> str:
     return name_of(getattr(middleware, "cls", middleware))
-
-
-if __name__ == "__main__":
-    main(prog_name="nexios-trio")

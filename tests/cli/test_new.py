@@ -1,0 +1,71 @@
+"""``nexios-trio new``. What it makes is tried by ``tests/testing/test_installed.py``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import nexios_trio.cli
+from nexios_trio.cli import main
+from nexios_trio.cli.new import FILES
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def new(name: str) -> Result:
+    return CliRunner().invoke(main, ["new", name])
+
+
+def test_it_makes_the_files_and_says_what_to_do_next(here: Path) -> None:
+    result = new("chat-room")
+    assert result.exit_code == 0, result.output
+    made = here / "chat-room"
+    assert {path.name for path in made.iterdir()} == set(FILES)
+    assert "nexios-trio run app:app --config serve.toml" in result.output
+    for path in made.iterdir():
+        assert "@NAME@" not in path.read_text("utf-8")
+    assert tomllib.loads((made / "pyproject.toml").read_text())["project"]["name"] == "chat-room"
+
+
+def test_every_template_is_used() -> None:
+    folder = Path(nexios_trio.cli.__file__).with_name("template")
+    assert {path.name for path in folder.iterdir()} == set(FILES.values())
+
+
+def test_it_may_be_in_a_folder_that_is_not_there_or_empty(here: Path) -> None:
+    (here / "empty").mkdir()
+    assert new("empty").exit_code == 0
+    assert new("a/b/deep").exit_code == 0
+    assert (here / "a/b/deep/app.py").is_file()
+
+
+def test_nothing_is_overwritten(here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine/app.py").write_text("precious")
+    result = new("mine")
+    assert result.exit_code == 1
+    assert "mine is there already, and not empty; give another name" in result.output
+    assert (here / "mine/app.py").read_text() == "precious"
+    (here / "file").write_text("")
+    assert "file is there already" in new("file").output
+
+
+@pytest.mark.parametrize("name", ["1st", "a b", "<b>", "class", "ä", "..", "-x"])
+def test_a_name_that_is_none_is_refused(name: str, here: Path) -> None:
+    result = CliRunner().invoke(main, ["new", "--", name])
+    assert result.exit_code == 2
+    assert list(here.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(here: Path) -> None:
+    (here / "file").write_text("")
+    result = new("file/inside")
+    assert result.exit_code == 1
+    assert "cannot write" in result.output
