@@ -20,6 +20,7 @@ from nexios_trio.brokers import Broker, MemoryBroker
 from nexios_trio.config import ConnectionSettings, Deflate, Heartbeat, HistoryLimits, Limits, Rate
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
+from nexios_trio.instrument import NULL_INSTRUMENT, Instrument, Instruments
 from nexios_trio.lifespan import (
     Hook,
     LifespanContext,
@@ -138,6 +139,8 @@ class NexiosApp:
         self.ws_router._is_app = True
         self.http_router = Router()
         self._middleware = check_middleware(middleware)
+        self.instruments: tuple[Instrument, ...] = ()
+        self._instrument: Instrument = NULL_INSTRUMENT
         self._exception_handlers = dict(exception_handlers or {})
         self._stack: ASGIApp | None = None
         self._lifespan = check_lifespan(lifespan)
@@ -271,6 +274,17 @@ class NexiosApp:
             middleware = Middleware(cast("Any", middleware), *args, **kwargs)
         self._middleware += check_middleware([middleware])
 
+    def add_instrument(self, instrument: Instrument) -> None:
+        """Have an instrument told of every connection, see `nexios_trio.instrument.Instrument`; before the app
+        serves its first one. Several are told in the order in which they were added."""
+        if self._stack is not None:
+            raise WrongStateError("the app has served a connection already; add instruments before it starts")
+        self.instruments = (*self.instruments, instrument)
+        self._instrument = (
+            self.instruments[0] if len(self.instruments) == 1 else Instruments(self.instruments)
+        )
+        self.channels.hub.instrument = self._instrument
+
     # Lifespan
 
     @overload
@@ -398,7 +412,9 @@ class NexiosApp:
         transport: EngineTransport | None = extensions.get(TRANSPORT)
         if transport is not None and (receive != transport.asgi_receive or send != transport.asgi_send):
             transport = None  # somebody stands between the server and us, and wants to see what goes by
-        connection = Connection(scope, receive, send, self.settings, self.guard.counts, transport)
+        connection = Connection(
+            scope, receive, send, self.settings, self.guard.counts, transport, self._instrument
+        )
         scope[CONNECTION] = connection
         server: Connections[Connection] | None = extensions.get(SERVER_CONNECTIONS)
         if self.connections.draining or (server is not None and server.draining):

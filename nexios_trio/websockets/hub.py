@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from trio.lowlevel import ParkingLot
 from nexios_trio.brokers.base import Broker, Message, PresenceEvent
 from nexios_trio.config import Limits, Overflow
 from nexios_trio.exceptions import LimitError, WebSocketDisconnect, WrongStateError, WrongTypeError
+from nexios_trio.instrument import NULL_INSTRUMENT, Instrument
 from nexios_trio.transports.outbox import Drops, Entry
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.lifetime import Connection
@@ -71,6 +73,7 @@ class Hub:
     def __init__(self, broker: Broker, connections: Iterable[Connection], limits: Limits) -> None:
         self.broker = broker
         self.limits = limits
+        self.instrument: Instrument = NULL_INSTRUMENT
         broker.attach(self)
         self.connections = connections
         self.channels: dict[str, Channel] = {}
@@ -149,6 +152,8 @@ class Hub:
 
     async def deliver(self, message: Message) -> None:
         """See `Receiver.deliver`."""
+        if self.instrument is not NULL_INSTRUMENT:
+            self.instrument.delivered(message.group, time.time() - message.sent_at)
         for subscription in tuple(self.subscriptions):
             subscription.take(message)
         local = self.groups.get(message.group)

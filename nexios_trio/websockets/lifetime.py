@@ -20,6 +20,7 @@ from nexios_trio.exceptions import (
     WebSocketDisconnect,
     WrongStateError,
 )
+from nexios_trio.instrument import NULL_INSTRUMENT, Instrument, Tally
 from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
 from nexios_trio.transports.engine import EngineTransport
 from nexios_trio.transports.outbox import Outbox
@@ -50,12 +51,14 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_at_end",
+        "_begun_at",
         "_children",
         "_ends_at",
         "_expires_at",
         "_failures",
         "_first_by",
         "_handler_scope",
+        "_instrument",
         "_nursery",
         "_pulse",
         "_read_out",
@@ -85,6 +88,7 @@ class Connection:
         settings: ConnectionSettings,
         counts: Counter[str] | None = None,
         transport: EngineTransport | None = None,
+        instrument: Instrument = NULL_INSTRUMENT,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.scope = scope
@@ -130,9 +134,34 @@ class Connection:
         self._writer_scope: trio.CancelScope | None = None
         self.user_id: str | None = None
         self._shutting_down = False
+        self._instrument = instrument
+        self._begun_at = trio.current_time()
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.scope['path']!r} {self.transport.state.value}>"
+
+    # For those who watch
+
+    @property
+    def tally(self) -> Tally | None:
+        """See `Observed.tally`."""
+        return self.transport.tally
+
+    @property
+    def code(self) -> int | None:
+        """See `Observed.code`."""
+        closure = self.transport.closure
+        return None if closure is None else closure.code
+
+    @property
+    def seconds(self) -> float:
+        """See `Observed.seconds`."""
+        return trio.current_time() - self._begun_at
+
+    @property
+    def tasks(self) -> trio.lowlevel.Task | None:
+        """The task that everything of this connection runs in or below; None: it is over."""
+        return None if self._nursery is None else self._nursery.parent_task
 
     # For the layers above
 
@@ -249,6 +278,7 @@ class Connection:
         self._handler_scope.deadline = trio.current_time() + self.settings.limits.accept_timeout
         if (tell_lost := self.transport.extensions.get(ON_LOST)) is not None:
             tell_lost(self.transport.lost)
+        self._instrument.begun(self)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -278,6 +308,7 @@ class Connection:
                     nursery.cancel_scope.cancel()
         finally:
             self._log_failures("a task failed as the connection ended")
+            self._instrument.ended(self)
             self._websocket = None
             self.transport.detach()
 
@@ -426,6 +457,10 @@ class Connection:
             self._rearm()
         if self.transport.closure is None:
             self._handler_scope.deadline = math.inf
+        if self._instrument.counts:
+            self.transport.track_time = True
+            self.transport.tally = Tally(trio.current_time)
+        self._instrument.opened(self)
 
     def unread(self) -> None:
         if self.delayed:
