@@ -275,8 +275,10 @@ class NexiosApp:
         self._middleware += check_middleware([middleware])
 
     def add_instrument(self, instrument: Instrument) -> None:
-        """Have an instrument told of every connection, see `nexios_trio.instrument.Instrument`; before the app
-        serves its first one. Several are told in the order in which they were added."""
+        """Have an instrument told of every connection, see `nexios_trio.instrument.Instrument`.
+
+        Before the app serves its first one. Several are told in the order in which they were added.
+        """
         if self._stack is not None:
             raise WrongStateError("the app has served a connection already; add instruments before it starts")
         self.instruments = (*self.instruments, instrument)

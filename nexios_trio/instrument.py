@@ -34,7 +34,7 @@ TIMED: Final = 16
 
 
 class Histogram:
-    """How many values fell into each class; a class holds what is at most its bound, the last one the rest."""
+    """How many values fell into each class: those up to its bound, and in the last one the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -182,7 +182,7 @@ class Instrument(Protocol):
         """Everything of a connection that has `begun` is over; in the same task."""
 
     def delivered(self, group: str, seconds: float) -> None:
-        """A message of a group has reached this server, ``seconds`` after it was sent, by the clocks of both."""
+        """A message of a group has reached this server, ``seconds`` after it was sent by both clocks."""
 
 
 class NullInstrument:
