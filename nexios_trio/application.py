@@ -148,6 +148,8 @@ class NexiosApp:
         self._shutdown: list[Hook] = []
         self._mounted: list[ASGIApp] = []
         self._supervisor = Supervisor(self.channels.current)
+        self._server: Connections[Connection] | None = None
+        """What the server has, if it says so."""
         self._warned = False
         self._warned_of_limits = False
         for route in routes or ():
@@ -322,6 +324,11 @@ class NexiosApp:
         """
         self._supervisor.start_soon(async_fn, args, on_crash, name)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether this app or its server is about to end: no new clients should be sent here."""
+        return self.connections.leaving or (self._server is not None and self._server.leaving)
+
     async def drain(self, window: float = 0.0) -> None:
         """Close every connection with 1012, spread over ``window`` seconds; wait until all have ended."""
         await self.connections.drain(window)
@@ -362,7 +369,7 @@ class NexiosApp:
                         await self.drain()
                     await call_all_hooks(self._shutdown)
         finally:
-            self.connections.draining = False
+            self.connections.leaving = self.connections.draining = False
 
     # ASGI
 
@@ -372,6 +379,7 @@ class NexiosApp:
         try:
             kind = scope["type"]
             if kind == "lifespan":
+                self._server = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
                 await run_lifespan(scope, receive, send, up=self._up)
                 return
             scope["app"] = self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 __all__ = [
     "LATENCY_BOUNDS",
+    "LOG_FIELDS",
     "NULL_INSTRUMENT",
+    "Backlog",
     "Direction",
     "Histogram",
     "Instrument",
@@ -17,6 +19,7 @@ __all__ = [
     "Observed",
     "Tally",
     "Watcher",
+    "log_fields",
 ]
 
 Direction: TypeAlias = Literal["in", "out"]
@@ -94,7 +97,7 @@ class Tally:
         self.latency: Histogram | None = None
         """Where to count seconds from a message's coming to the next one's going, of one in `TIMED`."""
         self.watchers: tuple[Watcher, ...] = ()
-        self._since = 0.0
+        self._since: float | None = None
 
     def came(self, message: str | bytes, at: float) -> None:
         """A message was received, at this time of the clock."""
@@ -109,10 +112,10 @@ class Tally:
         """A message was sent."""
         self.messages_out += 1
         self.bytes_out += len(message)
-        if self._since:
+        if self._since is not None:
             if self.latency is not None:
                 self.latency.add(self.clock() - self._since)
-            self._since = 0.0
+            self._since = None
         if self.watchers:
             self._tell("out", message)
 
@@ -127,6 +130,17 @@ class Tally:
     def unwatch(self, watcher: Watcher) -> None:
         """Take `watch` back; harmless if it was not called."""
         self.watchers = tuple(other for other in self.watchers if other != watcher)
+
+
+class Backlog(NamedTuple):
+    """The outbox of one connection. Messages, but for ``size``: bytes, for text characters."""
+
+    waiting: int = 0
+    size: int = 0
+    """With what the kernel has not taken."""
+    dropped_oldest: int = 0
+    dropped_newest: int = 0
+    conflated: int = 0
 
 
 class Observed(Protocol):
@@ -157,8 +171,34 @@ class Observed(Protocol):
         """What it was closed with; None: it is open, or was never accepted."""
 
     @property
+    def by(self) -> Literal["peer", "local", "network"] | None:
+        """Who has ended it; None as in `code`."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits to be sent to its client, and what was thrown away instead."""
+
+    @property
     def seconds(self) -> float:
         """Since it began."""
+
+
+LOG_FIELDS: Final = ("connection", "path", "route", "peer", "user", "code", "duration")
+"""The attributes of log records that are about a connection; ``duration`` is in seconds."""
+
+
+def log_fields(connection: Observed) -> dict[str, object]:
+    """What a log record about a connection takes as ``extra``: the `LOG_FIELDS`."""
+    client = connection.scope.get("client")
+    return {
+        "connection": connection.id,
+        "path": connection.scope["path"],
+        "route": connection.route,
+        "peer": f"{client[0]}:{client[1]}" if client else "unknown peer",
+        "user": connection.user_id,
+        "code": connection.code,
+        "duration": round(connection.seconds, 6),
+    }
 
 
 class Instrument(Protocol):

@@ -78,6 +78,8 @@ class AsgiTransport(Core):
 
     __slots__ = ("_atomic", "_patience", "_queue", "_receive", "_send", "_sending", "_streak")
 
+    unsent: Final = 0
+    """What the kernel has not taken, the server keeps."""
     latency: Final = None
     """ASGI tells nothing of Pongs."""
 

@@ -8,7 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVarTuple
+from typing import Any, Literal, TypeVarTuple
 
 import trio
 
@@ -20,7 +20,7 @@ from nexios_trio.exceptions import (
     WebSocketDisconnect,
     WrongStateError,
 )
-from nexios_trio.instrument import NULL_INSTRUMENT, Instrument, Tally
+from nexios_trio.instrument import NULL_INSTRUMENT, Backlog, Instrument, Tally, log_fields
 from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
 from nexios_trio.transports.engine import EngineTransport
 from nexios_trio.transports.outbox import Outbox
@@ -152,6 +152,23 @@ class Connection:
         """See `Observed.code`."""
         closure = self.transport.closure
         return None if closure is None else closure.code
+
+    @property
+    def by(self) -> Literal["peer", "local", "network"] | None:
+        """See `Observed.by`."""
+        closure = self.transport.closure
+        return None if closure is None else closure.by
+
+    @property
+    def backlog(self) -> Backlog:
+        """See `Observed.backlog`."""
+        outbox, unsent = self.transport.outbox, self.transport.unsent
+        if outbox is None:
+            return Backlog(size=unsent)
+        drops = outbox.drops
+        return Backlog(
+            len(outbox), outbox.size + unsent, drops.dropped_oldest, drops.dropped_newest, drops.conflated
+        )
 
     @property
     def seconds(self) -> float:
@@ -469,6 +486,7 @@ class Connection:
             "%s: the handler has read nothing for %g s while messages wait; closed 1008",
             self,
             self.settings.unread_timeout,
+            extra=log_fields(self),
         )
         self.counts["unread_timeout"] += 1
         self.close_soon(1008, "messages are not read")
@@ -476,7 +494,12 @@ class Connection:
     def too_big(self) -> None:
         limits = self.settings.limits
         if self.transport.closure is None:
-            logger.info("%s: a message of more than %d bytes; closed 1009", self, limits.message_bytes)
+            logger.info(
+                "%s: a message of more than %d bytes; closed 1009",
+                self,
+                limits.message_bytes,
+                extra=log_fields(self),
+            )
             self.counts["message_bytes"] += 1
         self.close_soon(1009, f"a message has at most {limits.message_bytes} bytes")
 
@@ -484,7 +507,7 @@ class Connection:
         try:
             await self.transport.send_close()
         except Exception:
-            logger.exception("%s: the server did not take the Close frame", self)
+            logger.exception("%s: the server did not take the Close frame", self, extra=log_fields(self))
 
     def closing(self) -> None:
         """The connection is over, on our side or on both; called by the transport, once or twice."""
@@ -531,7 +554,7 @@ class Connection:
             return RESTART
         if isinstance(outcome.said, PeerError):
             self.counts[f"closed.{type(outcome.said).__name__}"] += 1
-            logger.info("%s: closed, %a", self, outcome.said.log_reason)
+            logger.info("%s: closed, %a", self, outcome.said.log_reason, extra=log_fields(self))
         if farewell is not None:
             return farewell
         return self._not_accepted() if connecting else Farewell()
@@ -545,7 +568,7 @@ class Connection:
             error = mistakes[0]
             if len(mistakes) > 1:
                 error = BaseExceptionGroup("several tasks of one connection failed", failures)
-            logger.error("%s: %s", self, what, exc_info=error)
+            logger.error("%s: %s", self, what, exc_info=error, extra=log_fields(self))
 
     def _not_accepted(self) -> Farewell:
         if self._handler_scope.cancelled_caught and trio.current_time() >= self._handler_scope.deadline:
@@ -553,10 +576,15 @@ class Connection:
                 "%s: the handler neither accepted nor rejected within %g s; answered 503",
                 self,
                 self.settings.limits.accept_timeout,
+                extra=log_fields(self),
             )
             self.counts["accept_timeout"] += 1
             return Farewell(1013, "", 503)
-        logger.info("%s: the handler returned without accept() or reject(); answered 403", self)
+        logger.info(
+            "%s: the handler returned without accept() or reject(); answered 403",
+            self,
+            extra=log_fields(self),
+        )
         return Farewell()
 
     async def _say_goodbye(self, farewell: Farewell, *, wait: bool) -> None:
@@ -577,7 +605,7 @@ class Connection:
             except WebSocketDisconnect:
                 pass
             except Exception:
-                logger.exception("%s: the server did not take the Close frame", self)
+                logger.exception("%s: the server did not take the Close frame", self, extra=log_fields(self))
             else:
                 if wait and transport.state is State.CLOSING:
                     await transport.wait_gone()
