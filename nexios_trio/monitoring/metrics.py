@@ -27,10 +27,10 @@ try:
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector, CollectorRegistry
-except ImportError as error:
+except ImportError as missing:
     raise ImportError(
-        "nexios_trio.monitoring.metrics needs prometheus-client: pip install 'nexios-trio[metrics]'"
-    ) from error
+        f'Metrics needs prometheus-client: pip install "nexios-trio[metrics]" ({missing})', name=missing.name
+    ) from missing
 
 __all__ = ["Metrics"]
 

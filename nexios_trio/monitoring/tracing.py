@@ -16,10 +16,10 @@ from nexios_trio.instrument import Direction, Observed
 try:
     from opentelemetry import context, propagate, trace
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
-except ImportError as error:
+except ImportError as missing:
     raise ImportError(
-        "nexios_trio.monitoring.tracing needs opentelemetry-api: pip install 'nexios-trio[otel]'"
-    ) from error
+        f'Tracing needs opentelemetry-api: pip install "nexios-trio[otel]" ({missing})', name=missing.name
+    ) from missing
 
 __all__ = ["Tracing"]
 
