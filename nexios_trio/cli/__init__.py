@@ -44,6 +44,12 @@ def main() -> None:
     help=f"Spread the closing of connections at shutdown over this time.  [default: {DRAIN_WINDOW:g}]",
 )
 @click.option(
+    "--drain-notice",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Say that the worker is not ready for so long before it stops accepting connections.  [default: 0]",
+)
+@click.option(
     "--server",
     type=click.Choice(["hypercorn", "engine"]),
     default="engine",
@@ -67,6 +73,7 @@ def run(
     application: str,
     hypercorn_options: tuple[str, ...],
     drain_window: float | None,
+    drain_notice: float | None,
     server: str,
     broker: str | None,
     slow_callback: float | None,
@@ -85,7 +92,14 @@ def run(
     if broker is not None:
         os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
     options = list(hypercorn_options)
-    code = run_server(application, options, drain_window, fast_lane=fast_lane, slow_callback=slow_callback)
+    code = run_server(
+        application,
+        options,
+        drain_window,
+        drain_notice=drain_notice,
+        fast_lane=fast_lane,
+        slow_callback=slow_callback,
+    )
     sys.exit(code)
 
 

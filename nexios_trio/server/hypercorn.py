@@ -156,13 +156,14 @@ class _Host:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
             await self._live(scope, receive, send)
             return
         extensions = scope.get("extensions") or {}
         fast = TRANSPORT in extensions
         if fast:
             extensions[SERVER_CONNECTIONS] = self.connections  # the dict is this connection's own
-        elif scope["type"] == "websocket":
+        else:
             scope["extensions"] = {**extensions, SERVER_CONNECTIONS: self.connections}
         hold = _hold(scope, receive, send) if self.internals and not fast else None
         if fast:
@@ -226,11 +227,15 @@ async def serve_hypercorn(
     shutdown: Callable[[], Awaitable[object]] | None = None,
     hurry: Callable[[], Awaitable[object]] | None = None,
     drain_window: float = DRAIN_WINDOW,
+    drain_notice: float = 0.0,
     tuned: bool = True,
     fast_lane: bool = False,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``app`` by hypercorn's Trio worker until ``shutdown()`` returns, then drain.
+
+    For ``drain_notice`` seconds before that, everything is served as ever, but `Connections.leaving` is set:
+    who asks whether this server is ready can stop sending clients before it stops accepting them.
 
     ``sockets`` listen already; without them ``config.bind`` is bound. When ``hurry()`` returns, draining
     is cut short. ``tuned=False`` is hypercorn as it is. With ``fast_lane`` plain WebSockets are served by the
@@ -269,6 +274,9 @@ async def serve_hypercorn(
 
     async def trigger() -> None:
         await wait_shutdown()
+        host.connections.leaving = True
+        with trio.move_on_after(drain_notice):
+            await (hurry or trio.sleep_forever)()
         stopping.set()
 
     async def end_gently(hurried: trio.CancelScope) -> None:

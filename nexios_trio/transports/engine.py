@@ -235,6 +235,8 @@ class EngineTransport(Core):
                 if self.track_time:
                     self.received_at = self._heard
                     self.spoken = True
+                    if self.tally is not None:
+                        self.tally.came(event, self._heard)  # type: ignore[arg-type]
             elif kind is Ping:
                 answers = True
             elif kind is Pong:
@@ -300,6 +302,8 @@ class EngineTransport(Core):
                 if entry is None:
                     break
                 frame = self._frame_of(entry)
+                if self.tally is not None:
+                    self.tally.went(entry.data)
                 self._keep_for_later(frame)
                 size += len(frame)
         self.unsent += size
@@ -561,6 +565,8 @@ class EngineTransport(Core):
         except OSError as error:
             self._broken(error)
             raise self.refusal(Event.SEND) from error
+        if self.tally is not None:
+            self.tally.went(data)
         if sent < len(frame):
             self._keep(frame, sent)
         self._streak += 1
@@ -592,6 +598,8 @@ class EngineTransport(Core):
         except OSError as error:
             self._broken(error)
             return True
+        if self.tally is not None:
+            self.tally.went(entry.data)
         if sent < len(frame):
             self._keep(frame, sent)
         return True

@@ -174,7 +174,10 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 import nexios_trio
-extras = {"nexios_trio.testing.plugin", "nexios_trio.testing.broker_contract", "nexios_trio.security.jwt"}
+extras = {
+    "nexios_trio.testing.plugin", "nexios_trio.testing.broker_contract", "nexios_trio.security.jwt",
+    "nexios_trio.monitoring.metrics", "nexios_trio.monitoring.tracing",
+}
 for module in pkgutil.walk_packages(nexios_trio.__path__, "nexios_trio."):
     if module.name in extras:
         try:
@@ -201,7 +204,8 @@ def test_every_module_imports_with_nothing_but_the_dependencies(
     assert {"pytest", "websockets", "httpx2"} <= forbidden
     result = python(site, "-W", "error", "-c", IMPORT_ALL, ",".join(sorted(forbidden)), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert 'pip install "nexios-trio[jwt]"' in result.stdout
+    for extra in ("jwt", "metrics", "otel"):
+        assert f'pip install "nexios-trio[{extra}]"' in result.stdout
     assert {"nexios_trio.cli", "nexios_trio.server.hypercorn", "nexios_trio.testing.client"} <= set(
         result.stdout.split()
     )
