@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,33 @@ def dashboard(pages: list[Page]) -> Iterator[None]:
     yield
 
 
-SCENES: Final[dict[str, Callable[[list[Page]], Any]]] = {"chat": chat, "game": game, "dashboard": dashboard}
+@contextmanager
+def iot(pages: list[Page]) -> Iterator[None]:
+    url = f"{pages[0].url.replace('http', 'ws')}devices"
+    command = [sys.executable, "-m", "examples.iot.device", "--devices", "14", "--loss", "0.2", "--url", url]
+    devices = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    for page in pages:
+        page.get_by_label("Your key").fill("demo")
+        page.keyboard.press("Enter")
+        connected(page)
+    try:
+        pages[0].wait_for_timeout(3000)
+        for number, name in enumerate(("Blink", "Faster", "Restart", "Slower", "Blink", "Blink")):
+            button = pages[number % 4].get_by_role("row", name=f"d-{number + 1:03}").get_by_text(name)
+            button.click()
+        pages[0].wait_for_timeout(1200)
+        yield
+    finally:
+        devices.terminate()
+        devices.wait()
+
+
+SCENES: Final[dict[str, Callable[[list[Page]], Any]]] = {
+    "chat": chat,
+    "game": game,
+    "dashboard": dashboard,
+    "iot": iot,
+}
 
 
 def take(name: str) -> None:

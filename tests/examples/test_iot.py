@@ -24,6 +24,7 @@ WARM = Telemetry(0, 10, 2150, 4800, 4100)
 async def device(client: TestClient, name: str) -> AsyncIterator[TestWebSocket]:
     headers = {"Authorization": f"Bearer {keys.token(name)}"}
     async with client.connect("/devices", headers=headers) as ws:
+        await trio.testing.wait_all_tasks_blocked()  # it is in the fleet
         yield ws
 
 
