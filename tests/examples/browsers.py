@@ -83,13 +83,13 @@ class Visitors:
         context = self._browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
         page = context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: self._console(message.type, message.text))
+        page.on("console", lambda message: self._console(message.type, message.text, message.location["url"]))
         page.goto(self._url + (f"#{fragment}" if fragment else ""))
         return page
 
-    def _console(self, kind: str, text: str) -> None:
+    def _console(self, kind: str, text: str, where: str) -> None:
         if kind in ("error", "warning") and not text.startswith("WebSocket connection to"):
-            self.complaints.append(text)
+            self.complaints.append(f"{text} ({where})")
 
     def leave(self) -> None:
         for context in self._browser.contexts:
