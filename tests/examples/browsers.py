@@ -21,6 +21,7 @@ def _missing(what: str) -> None:
 
 try:
     from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+    from playwright.sync_api import Error as PlaywrightError
 except ImportError:
     _missing("playwright is missing (pip install playwright)")
 
@@ -40,6 +41,7 @@ __all__ = [
     "connected",
     "expect",
     "flaws",
+    "try_now",
 ]
 
 ARGS: Final = [
@@ -88,7 +90,10 @@ class Visitors:
         return page
 
     def _console(self, kind: str, text: str, where: str) -> None:
-        if kind in ("error", "warning") and not text.startswith("WebSocket connection to"):
+        gone = text.startswith("WebSocket connection to") or where.endswith(
+            "/icon.svg"
+        )  # the server, that is
+        if kind in ("error", "warning") and not gone:
             self.complaints.append(f"{text} ({where})")
 
     def leave(self) -> None:
@@ -98,6 +103,15 @@ class Visitors:
 
 def connected(page: Page, timeout: float = SOON) -> None:
     expect(page.get_by_role("status").first).to_have_text("Connected", timeout=timeout)
+
+
+def try_now(page: Page) -> None:
+    """Reconnect now that the server is back, if the page has not done so by itself."""
+    try:
+        page.get_by_role("button", name="Try now").click(timeout=500)
+    except PlaywrightError:
+        pass  # there is no such button any more
+    connected(page, BACK)
 
 
 def flaws(page: Page) -> list[str]:

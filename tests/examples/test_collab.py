@@ -29,10 +29,8 @@ class Page:
         self.ws: TestWebSocket
 
     @asynccontextmanager
-    async def open(
-        self, client: TestClient, name: str, path: str = "/documents/notes/ws"
-    ) -> AsyncIterator[Page]:
-        async with client.connect(path) as self.ws:
+    async def open(self, client: TestClient, name: str, document: str = "notes") -> AsyncIterator[Page]:
+        async with client.connect(f"/documents/{document}/ws") as self.ws:
             await self.ws.send_json({"type": "hello", "name": name, "key": f"the key of {name}"})
             await self.until("state")
             yield self

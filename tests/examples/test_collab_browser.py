@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws
+from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws, try_now
 from tests.examples.servers import Server
 
 APP: Final = "examples.collab:app"
@@ -120,7 +120,7 @@ def test_a_restart_loses_nothing(browser: Browser, make_server: Callable[[str], 
     grace.keyboard.type(" by its writers")
     server.start()
     for page in (ada, grace):
-        connected(page, BACK)
+        try_now(page)
         expect(sheet(page)).to_have_value("kept by its writers")
         expect(page.locator("#people li")).to_have_count(2)
     late = writer(visitors, "Late")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws
+from tests.examples.browsers import PHONE, Browser, Page, Visitors, expect, flaws, try_now
 from tests.examples.servers import Server
 
 APP: Final = "examples.game:app"
@@ -101,7 +101,7 @@ def test_players_come_back_when_the_server_does(
     expect(page.get_by_role("status").first).to_have_text("Server restarts")
     expect(page.get_by_text("comes back by itself")).to_be_visible()
     server.start()
-    connected(page, BACK)
+    try_now(page)
     expect(page.locator("#scores .mine")).to_contain_text("Ada (you)")
     visitors.leave()
     assert visitors.complaints == []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws
+from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws, try_now
 from tests.examples.servers import ROOT, Server
 
 APP: Final = "examples.iot:app"
@@ -76,7 +76,7 @@ def test_page_and_devices_come_back_when_the_server_does(
         expect(page.get_by_role("status").first).to_have_text("Server restarts")
         expect(page.get_by_role("row", name="d-001").get_by_role("button", name="Restart")).to_be_disabled()
         server.start()
-        connected(page, BACK)
+        try_now(page)
         expect(page.locator("#count")).to_have_text("2 of 2 online", timeout=BACK)
         expect(page.get_by_role("row", name="d-001").get_by_role("button", name="Restart")).to_be_enabled()
     visitors.leave()
