@@ -13,6 +13,15 @@ from tests.lanes import lane, lane_clock, lane_name
 __all__ = ["lane", "lane_clock", "lane_name", "shared_redis"]
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names that are the same in every process, also for what is random or the time: workers compare them."""
+    if isinstance(val, bytes) and (len(val) > 24 or (val.isdigit() and len(val) == 10)):
+        return argname
+    if isinstance(val, str) and len(val) > 200:
+        return argname
+    return None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing may be skipped: what a test needs, the scripts install."""
