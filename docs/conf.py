@@ -22,8 +22,7 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
-autoclass_content = "both"
+autoclass_content = "class"
 python_maximum_signature_line_length = 80
 add_module_names = False
 # The type bytes is also the name of two attributes.

@@ -60,11 +60,14 @@ def stage(folder: Path) -> None:
         (folder / name).write_text(moved((ROOT / source).read_text("utf-8"), source, name), "utf-8")
     decisions = [path.stem for path in sorted((DOCS / "decisions").glob("[0-9]*.md"))]
     (folder / "decisions/index.md").write_text(
-        "# Decisions\n\nWhy things are as they are, for those who would change them.\n\n" + tree("", decisions)
+        "# Decisions\n\nWhy things are as they are, for those who would change them.\n\n"
+        + tree("", decisions)
     )
     index = folder / "index.md"
     text = index.read_text("utf-8")
-    index.write_text(text + "\n" + "\n".join(tree(name, pages) for name, pages in navigation().items()), "utf-8")
+    index.write_text(
+        text + "\n" + "\n".join(tree(name, pages) for name, pages in navigation().items()), "utf-8"
+    )
 
 
 def navigation() -> dict[str, list[str]]:
