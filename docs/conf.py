@@ -47,7 +47,8 @@ def setup(app: Any) -> None:
 def _tables(_app: Any, _what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
     found: list[str] = []
     for is_table, group in groupby(lines, lambda line: line.startswith("|") and line.endswith("|")):
-        found += _list_table([*group]) if is_table else group
+        part = [*group]
+        found += _list_table(part) if is_table else part
     lines[:] = found
 
 
