@@ -22,8 +22,7 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
-autoclass_content = "both"
+autoclass_content = "class"
 python_maximum_signature_line_length = 80
 add_module_names = False
 # The type bytes is also the name of two attributes.
@@ -48,7 +47,8 @@ def setup(app: Any) -> None:
 def _tables(_app: Any, _what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
     found: list[str] = []
     for is_table, group in groupby(lines, lambda line: line.startswith("|") and line.endswith("|")):
-        found += _list_table([*group]) if is_table else group
+        part = [*group]
+        found += _list_table(part) if is_table else part
     lines[:] = found
 
 

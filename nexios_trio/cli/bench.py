@@ -189,6 +189,7 @@ def _summary(plan: Plan, load: Load) -> dict[str, Any]:
         "rate": _rate(load),
         "rate_wanted": plan.rate,
         "cpu_share": _share(load),
+        "timer_lateness": {"p50": load.lateness.percentile(50), "p99": load.lateness.percentile(99)},
         "latency": {
             "mean": latencies.total / latencies.count if latencies.count else 0.0,
             "min": latencies.shortest,
@@ -250,6 +251,12 @@ def _remarks(plan: Plan, load: Load) -> list[str]:
     if share > BUSY:
         text += ": the rate and the latency may be its own limits, not the server's"
     remarks.append(text)
+    late = load.lateness
+    if late.count:
+        remarks.append(
+            f"its timers ran late by {duration(late.percentile(50))} (median), "
+            f"{duration(late.percentile(99))} (p99): so much of a latency may be its own"
+        )
     if plan.rate is not None and _rate(load) < 0.95 * plan.rate:
         remarks.append(f"the rate of {plan.rate:,g} messages/s was not reached")
     # One per client is under way when the time is over; what is older than any answer is news.

@@ -13,7 +13,7 @@ import click
 import trio
 from attrs import Factory, define, frozen
 
-from nexios_trio.cli.lines import indented, lines, printable
+from nexios_trio.cli.lines import LongLineError, indented, lines, printable
 from nexios_trio.cli.target import (
     ConnectError,
     RefusedError,
@@ -131,7 +131,7 @@ class _Session:
             async with _opened(self.target, context, headers, subprotocols, timeout) as ws:
                 chosen = f", subprotocol {printable(ws.subprotocol)}" if ws.subprotocol else ""
                 _tell(f"connected to {self.target.url}{chosen}")
-                if not self.options.listen and sys.stdin is not None:
+                if not self.options.listen:
                     nursery.start_soon(self._send_input, ws)
                 with self._silence:
                     await self._print_messages(ws)
@@ -156,12 +156,12 @@ class _Session:
 
         number = 0
         try:
-            async for line in lines(sys.stdin.fileno()):
-                number += 1
-                if self.options.binary:
-                    await ws.send_message(line)
-                else:
-                    await ws.send_message(line.decode("utf-8"))
+            if sys.stdin is not None:  # it may have been closed by whoever started us
+                async for line in lines(sys.stdin.fileno(), MAX_SIZE):
+                    number += 1
+                    await ws.send_message(line if self.options.binary else line.decode("utf-8"))
+        except LongLineError as error:
+            raise click.ClickException(f"the input cannot be sent: {error}") from None
         except UnicodeDecodeError:
             raise click.ClickException(
                 f"line {number} of the input is not UTF-8; send it with --binary"

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import trio
 
-__all__ = ["indented", "lines", "printable"]
+__all__ = ["LongLineError", "indented", "lines", "printable"]
 
 _CHUNK: Final = 1 << 16
 # What moves the cursor, changes the title or answers in the user's name: a server must not do that (C0 but
@@ -18,13 +18,20 @@ _CHUNK: Final = 1 << 16
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-async def lines(fd: int) -> AsyncIterator[bytes]:
+class LongLineError(ValueError):
+    """A line has more bytes than were allowed."""
+
+
+async def lines(fd: int, longest: int = 16 << 20) -> AsyncIterator[bytes]:
     """The lines of ``fd`` without their ends (LF or CRLF); the last one need not have one.
+
+    Raises `LongLineError` for one of more than about ``longest`` bytes.
 
     Waits in Trio, so that it can be cancelled at any time: a thread in ``readline`` would hold up the end of
     the process. What is no terminal, pipe or socket (a file) is read at once.
     """
     rest: list[bytes] = []
+    size = 0
     waits = True
     while True:
         if waits:
@@ -39,9 +46,13 @@ async def lines(fd: int) -> AsyncIterator[bytes]:
             break
         first, *more = data.split(b"\n")
         rest.append(first)
+        size += len(first)
+        if size > longest:
+            raise LongLineError(f"a line has more than {longest:,} bytes")
         for following in more:
             yield b"".join(rest).removesuffix(b"\r")
             rest = [following]
+            size = len(following)
     if last := b"".join(rest):
         yield last.removesuffix(b"\r")
 

@@ -26,6 +26,8 @@ DIALING: Final = 64
 """Handshakes under way at a time."""
 CLOSING: Final = 2.0
 """Seconds that a server has to answer a Close frame."""
+TICK: Final = 0.02
+"""Seconds between two looks at how late a timer is."""
 _CHUNK: Final = 1 << 16
 
 
@@ -65,6 +67,8 @@ class Load:
     """Seconds of sending."""
     cpu: float = 0.0
     """Seconds of CPU time of this process meanwhile."""
+    lateness: Histogram = field(factory=Histogram)
+    """By how much timers of this process ran late meanwhile: so much of a latency may be our own."""
     unanswered: list[float] = field(factory=list)
     """How long, in seconds, each message had been under way that had no answer at the end."""
 
@@ -81,6 +85,8 @@ class _Client:
     load: Load
     stream: Stream
     connection: Connection
+    trailing: bytes
+    """What the server sent behind its answer to the handshake."""
     _asked: float | None = None
     """When the message that has no answer yet was due, on Trio's clock."""
     _whole: bool = True
@@ -124,6 +130,7 @@ class _Client:
         encode = connection.encode_text if isinstance(plan.message, str) else connection.encode_binary
         due = first
         try:
+            self.take(connection.receive_data(self.trailing))
             await self._listen_until(first)
             while True:
                 # With a rate, a message counts from when it was due: a server that stalls does not make the
@@ -185,6 +192,7 @@ async def run_load(plan: Plan, load: Load, stop: trio.Event) -> None:
         cpu = time.process_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_at, load.started + plan.seconds, stop, nursery.cancel_scope)
+            nursery.start_soon(_watch_timers, load.lateness)
             async with trio.open_nursery() as workers:
                 for index, client in enumerate(clients):
                     # With a rate, one after the other and not all at once.
@@ -204,6 +212,13 @@ async def _end_at(deadline: float, stop: trio.Event, scope: trio.CancelScope) ->
     with trio.move_on_at(deadline):
         await stop.wait()
     scope.cancel()
+
+
+async def _watch_timers(lateness: Histogram) -> None:
+    while True:
+        due = trio.current_time() + TICK
+        await trio.sleep_until(due)
+        lateness.add(max(trio.current_time() - due, 0.0))
 
 
 async def _dial_all(plan: Plan, load: Load, clients: list[_Client], stop: trio.Event) -> None:
@@ -248,16 +263,14 @@ async def _connect(plan: Plan, load: Load) -> _Client:
             if not data:
                 raise ConnectError("the server closed the connection without an answer to the handshake")
             response = handshake.receive_data(data)
-        client = _Client(plan, load, stream, Connection.client(lambda: os.urandom(4)))
-        client.take(client.connection.receive_data(handshake.trailing))
     except BaseException as error:
         await trio.aclose_forcefully(stream)
         if isinstance(error, HandshakeError):
             raise ConnectError(_refusal(error)) from None
-        if isinstance(error, trio.BrokenResourceError | _Lost):
+        if isinstance(error, trio.BrokenResourceError):
             raise ConnectError(f"the connection broke in the handshake: {error}") from None
         raise
-    return client
+    return _Client(plan, load, stream, Connection.client(lambda: os.urandom(4)), handshake.trailing)
 
 
 def _refusal(error: HandshakeError) -> str:

@@ -163,6 +163,7 @@ async def test_the_report_has_a_histogram_and_what_the_client_itself_used(nexios
     assert any(line.startswith("latency: min") and "p99.9" in line for line in rest)
     assert any("#" in line and "%" in line for line in rest)
     assert any(line.startswith("this process used") for line in rest)
+    assert any(line.startswith("its timers ran late by") for line in rest)
     assert "messages/s" in done.err
     assert done.err.endswith("\r\x1b[K")
 

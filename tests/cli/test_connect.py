@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 
-from nexios_trio.cli.lines import indented, lines, printable
+from nexios_trio.cli.lines import LongLineError, indented, lines, printable
 from tests.cli.commands import COMMAND, an_app, run
 
 
@@ -296,6 +296,20 @@ async def test_a_file_is_read_although_it_cannot_be_waited_for(tmp_path: Path) -
     path.write_bytes(b"a\nb\n")
     with path.open("rb") as file:
         assert [line async for line in lines(file.fileno())] == [b"a", b"b"]
+
+
+async def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
+    with open("/dev/zero", "rb") as zeros, pytest.raises(LongLineError):
+        async for _ in lines(zeros.fileno(), 1 << 20):
+            pass
+
+
+async def test_a_closed_input_is_an_input_that_has_ended(nexios_server: Any) -> None:
+    server = await nexios_server(an_app(), fast_lane=True)
+    shell = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "connect", "--wait", "0", f"{server.url}/echo"]
+    done = await trio.run_process(shell, capture_stdout=True, capture_stderr=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.decode() == f"connected to {server.url}/echo\n"
 
 
 def test_text_that_is_no_json_stays_as_it_is() -> None:

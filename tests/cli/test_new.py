@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
 import nexios_trio.cli
@@ -69,3 +73,45 @@ def test_a_folder_that_cannot_be_made_is_said(here: Path) -> None:
     result = new("file/inside")
     assert result.exit_code == 1
     assert "cannot write" in result.output
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _talk(url: str) -> list[str]:
+    """Two people open the page, one says something; gives what the pages complain of."""
+    from playwright.sync_api import expect, sync_playwright
+
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        ada, ben = browser.new_page(), browser.new_page()
+        for page in (ada, ben):
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: complaints.append(message.text))
+            page.goto(url)
+            expect(page.get_by_role("status")).to_have_text("in the room lobby", timeout=30_000)
+        ada.get_by_role("textbox", name="Message").fill("<b>hello</b>")
+        ada.get_by_role("button", name="Send").click()
+        for page in (ada, ben):
+            expect(page.get_by_role("listitem")).to_have_text("<b>hello</b>", timeout=30_000)
+        expect(ada.get_by_role("textbox")).to_have_value("")
+        browser.close()
+    return complaints
+
+
+async def test_its_page_talks_to_its_app(here: Path, nexios_server: Any) -> None:
+    pytest.importorskip("playwright", reason="playwright IS NOT INSTALLED: the page stays untested")
+    if CHROMIUM is None:
+        pytest.skip("no chromium IS INSTALLED: the page of a new project stays untested")
+    assert new("chat-room").exit_code == 0
+    spec = importlib.util.spec_from_file_location("app_of_a_new_project", here / "chat-room/app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = await nexios_server(module.app)
+    assert await trio.to_thread.run_sync(_talk, f"{server.http_url}/") == []
