@@ -1,8 +1,8 @@
 """What travels over the WebSocket.
 
 Binary messages come from the server, each whole in itself: a byte that says what it is (0: what a player
-needs first, 1: a segment of video), the segment's number (u32, big-endian; of the first, the number of the one
-that comes next), and the bytes for the player. Text messages are JSON, told apart by the field ``type``.
+needs first, 1: a segment of video), the segment's number (u32, big-endian; of the first, the number of the
+one that comes next), and the bytes for the player. Text messages are JSON, told apart by the field ``type``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Just enough WebM: a recording taken apart into what a player needs first and pieces that it can begin with.
 
 An EBML element is an id, a size and a body (RFC 8794 §4-6); a Segment has Info, Tracks and Clusters, a
-Cluster has a Timestamp and SimpleBlocks (RFC 9559 §5.1). Media Source Extensions take the first as an initialization
-segment and a Cluster that begins with a key frame as a media segment (W3C, WebM Byte Stream Format §3-4).
+Cluster has a Timestamp and SimpleBlocks (RFC 9559 §5.1). Media Source Extensions take the first as an
+initialization segment and a Cluster that begins with a key frame as a media segment (W3C, WebM Byte Stream
+Format §3-4).
 """
 
 from __future__ import annotations

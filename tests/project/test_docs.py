@@ -1,6 +1,6 @@
 """The documentation is run: what it shows works, what it lists exists, where it links to is there.
 
-How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
+How the code blocks of a page (``README.md``, ``docs/**/*.md``, ``examples/**/*.md``) are treated:
 
 * ```` ```python ```` blocks run one after the other, in one namespace per page. Each block works on a copy of
   the names before it, so that ``app`` in a test means the ``app`` that a reader saw last.
@@ -26,6 +26,7 @@ import ast
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
 import logging
 import math
@@ -83,7 +84,8 @@ from nexios_trio.transports.states import TRANSITIONS, Event, State
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("**/*.md"))
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md")), *EXAMPLES]
 LANGUAGES = {"python", "sh", "console", "html", "ini", "toml", "text", "mermaid", "nginx", "caddy"}
 
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
