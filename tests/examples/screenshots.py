@@ -72,11 +72,52 @@ def iot(pages: list[Page]) -> Iterator[None]:
         devices.wait()
 
 
+LINES = ("Shopping\n", "- bread\n", "- a very good cheese\n", "- tea, and something for Sunday\n")
+
+
+@contextmanager
+def collab(pages: list[Page]) -> Iterator[None]:
+    for page, name in zip(pages, ("Ada", "Grace", "Linus", "Barbara"), strict=True):
+        page.get_by_label("Your name").fill(name)
+        page.keyboard.press("Enter")
+        page.locator("#people", has_text=f"{name} (you)").wait_for()
+        connected(page)
+    for page, line in zip(pages, LINES, strict=True):
+        text = page.get_by_label("The shared text")
+        text.press("ControlOrMeta+End")
+        page.keyboard.type(line)
+        page.wait_for_timeout(300)
+    pages[2].keyboard.press("Shift+ArrowUp")
+    pages[1].keyboard.press("Home")
+    pages[0].keyboard.press("ControlOrMeta+Home")
+    pages[3].wait_for_timeout(500)
+    yield
+
+
+@contextmanager
+def stream(pages: list[Page]) -> Iterator[None]:
+    for page, name, text in zip(
+        pages,
+        ("Ada", "Grace", "Linus", "Barbara"),
+        ("Is this live?", "As live as a test picture can be.", "The clock says so", "I came in the middle"),
+        strict=True,
+    ):
+        connected(page)
+        page.get_by_role("button", name="Play").click()
+        page.get_by_label("Your name").fill(name)
+        page.get_by_label("Message", exact=True).fill(text)
+        page.keyboard.press("Enter")
+    pages[0].wait_for_timeout(3000)
+    yield
+
+
 SCENES: Final[dict[str, Callable[[list[Page]], Any]]] = {
     "chat": chat,
     "game": game,
     "dashboard": dashboard,
     "iot": iot,
+    "collab": collab,
+    "stream": stream,
 }
 
 

@@ -1,6 +1,6 @@
 """The documentation is run: what it shows works, what it lists exists, where it links to is there.
 
-How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
+How the code blocks of a page (``README.md``, ``docs/**/*.md``, ``examples/**/*.md``) are treated:
 
 * ```` ```python ```` blocks run one after the other, in one namespace per page. Each block works on a copy of
   the names before it, so that ``app`` in a test means the ``app`` that a reader saw last.
@@ -93,7 +93,8 @@ assert _spec is not None
 assert _spec.loader is not None
 site = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(site)
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("**/*.md"))
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md")), *EXAMPLES]
 LANGUAGES = {
     *("python", "sh", "console", "html", "ini", "toml", "text", "mermaid", "nginx", "caddy", "dockerfile"),
 }
@@ -350,7 +351,8 @@ def test_a_command_line_is_understood(
     elif program == "nexios-trio":
         _nexios_trio(arguments, monkeypatch)
     elif program == "python":
-        assert arguments[:2] == ["-m", "pytest"] or arguments[0] in page.files
+        module = arguments[0] == "-m" and importlib.util.find_spec(arguments[1])
+        assert module or arguments[0] in page.files
     elif program.startswith("scripts/"):
         assert (ROOT / program).is_file()
     else:
