@@ -347,7 +347,6 @@ function connect() {
 function take(message) {
   if (message.type === "hello") {
     may = message;
-    points = [];
     pause = SHORTEST;
     $("sign-in").hidden = true;
     tell("");
