@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from heapq import nlargest
 from typing import Any, Final
 
 import trio
+from attrs import evolve
 
 from nexios_trio.application import NexiosApp
-from nexios_trio.instrument import LATENCY_BOUNDS, Histogram
-from nexios_trio.monitoring.recorder import Recorder
+from nexios_trio.instrument import LATENCY_BOUNDS, Backlog, Histogram, Observed
+from nexios_trio.monitoring.recorder import Recorder, Totals
 
 __all__ = ["HISTORY", "Sampler"]
 
 HISTORY: Final = 600
 """Points that are kept."""
+
+SLOWEST: Final = 10
+"""Slow consumers that are named."""
+
+YIELD_EVERY: Final = 500
+"""Connections that are looked at before other tasks run: about a millisecond."""
 
 WATCHED: Final = 1.0
 """Seconds between two points while somebody looks..."""
@@ -33,6 +41,10 @@ class Sampler:
         self.viewers = 0
         self.taken = trio.Event()
         """Set, and replaced, when there is a new point."""
+        self.totals: dict[str, Totals] = {}
+        """By route, at the last point."""
+        self.slow: list[Observed] = []
+        """Those for whom most waits, at the last point."""
         self._hidden = hidden
         self._before: tuple[float, int, int] | None = None
         self._latencies = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -46,33 +58,46 @@ class Sampler:
     async def _run(self) -> None:
         self._before = None  # an app may run twice
         while True:
-            self.points.append(self._point())
+            self.points.append(await self._point())
             taken, self.taken = self.taken, trio.Event()
             taken.set()
             self._rushed = trio.Event()
             with trio.move_on_after(WATCHED if self.viewers else UNWATCHED):
                 await self._rushed.wait()
 
-    def _point(self) -> dict[str, Any]:
+    async def _point(self) -> dict[str, Any]:
+        """Look at every connection, and let others run in between."""
         now = trio.current_time()
         routes = [route for name, route in self.recorder.routes.items() if name != self._hidden]
-        live = [connection for route in routes for connection in route.live]
-        totals = [route.totals() for route in routes]
-        came, went = sum(total.messages_in for total in totals), sum(total.messages_out for total in totals)
+        backlogs: list[tuple[Backlog, Observed]] = []
+        seen, totals = 0, {}
+        for route in routes:
+            account, live = evolve(route.ended), tuple(route.live)
+            for connection in live:
+                backlog = account.take(connection)
+                if backlog.waiting or backlog.size:
+                    backlogs.append((backlog, connection))
+                seen += 1
+                if seen % YIELD_EVERY == 0:
+                    await trio.lowlevel.checkpoint()
+            totals[route.name] = account
+        self.totals = totals
+        self.slow = [each for _, each in nlargest(SLOWEST, backlogs, key=lambda entry: entry[0][:2])]
+        came = sum(total.messages_in for total in totals.values())
+        went = sum(total.messages_out for total in totals.values())
         rates = (0.0, 0.0)
         if self._before is not None and now > self._before[0]:
             then, came_then, went_then = self._before
             rates = ((came - came_then) / (now - then), (went - went_then) / (now - then))
         self._before = (now, came, went)
-        backlogs = [connection.backlog for connection in live]
         lag, self.recorder.worst_loop_lag = self.recorder.worst_loop_lag, 0.0
         return {
             "time": time.time(),
-            "connections": len(live),
+            "connections": seen,
             "in": rates[0],
             "out": rates[1],
-            "waiting": sum(backlog.waiting for backlog in backlogs),
-            "waiting_bytes": sum(backlog.size for backlog in backlogs),
+            "waiting": sum(backlog.waiting for backlog, _ in backlogs),
+            "waiting_bytes": sum(backlog.size for backlog, _ in backlogs),
             "loop_lag": lag,
             **self._percentiles([route.latency for route in routes]),
         }

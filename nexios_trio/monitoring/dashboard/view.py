@@ -6,7 +6,8 @@ import os
 import socket
 import time
 from collections import deque
-from heapq import nlargest
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import trio
@@ -22,7 +23,6 @@ __all__ = ["View"]
 
 LISTED: Final = 100
 """Connections, or members of a group, that are listed."""
-SLOWEST: Final = 10
 GROUPS: Final = 20
 FRAMES: Final = 50
 """Frames of a traced connection that are kept."""
@@ -87,15 +87,16 @@ class View:
 
     def state(self, *, first: bool) -> dict[str, Any]:
         """Everything but what came with an earlier one; the history only at ``first``."""
-        live = [
-            connection
-            for connection in self._sampler.recorder.connections()
-            if connection.route != self._hidden
-        ]
-        found = [connection for connection in live if self._matches(connection)] if self._find else live
+        point = self._sampler.points[-1] if self._sampler.points else None
+        newest = reversed(self._sampler.recorder.live.values())
+        others: Iterator[Observed] = (connection for connection in newest if connection.route != self._hidden)
+        found = 0 if point is None else point["connections"]
+        if self._find:
+            matching = [connection for connection in others if self._matches(connection)]
+            found, others = len(matching), iter(matching)
         return {
             "type": "state",
-            "points": list(self._sampler.points) if first else list(self._sampler.points)[-1:],
+            "points": list(self._sampler.points) if first else [point],
             "server": {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -105,10 +106,10 @@ class View:
             "closed": dict(self._sampler.closed()),
             "refused": dict(self._app.guard.counts),
             "routes": self._routes(),
-            "slow": [_facts(each) for each in nlargest(SLOWEST, filter(_is_slow, live), key=_slowness)],
+            "slow": [_facts(each) for each in self._sampler.slow],
             "groups": self._groups(),
-            "found": len(found),
-            "connections": [_facts(connection) for connection in found[-LISTED:][::-1]],
+            "found": found,
+            "connections": [_facts(connection) for connection in islice(others, LISTED)],
             "connection": self._connection(),
             "group": self._members(),
         }
@@ -120,10 +121,8 @@ class View:
 
     def _routes(self) -> list[dict[str, Any]]:
         rows = []
-        for name, route in self._sampler.recorder.routes.items():
-            if name == self._hidden:
-                continue
-            totals = route.totals()
+        for name, totals in self._sampler.totals.items():
+            route = self._sampler.recorder.routes[name]
             rows.append(
                 {
                     "name": name,
@@ -175,15 +174,6 @@ class View:
             "traced": self._traced is connection,
             "frames": list(self._frames),
         }
-
-
-def _is_slow(connection: Observed) -> bool:
-    backlog = connection.backlog
-    return bool(backlog.waiting or backlog.size)
-
-
-def _slowness(connection: Observed) -> tuple[int, int]:
-    return connection.backlog[:2]
 
 
 def _facts(connection: Observed) -> dict[str, Any]:
