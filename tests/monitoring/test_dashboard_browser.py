@@ -180,6 +180,21 @@ def test_what_happens_is_seen_within_a_second_or_two(
     expect(page.locator("#connections tbody")).to_contain_text("user-1")
 
 
+def test_who_opens_the_page_later_sees_how_it_was_before(
+    server: Server, open_page: Callable[..., Page]
+) -> None:
+    early = open_page(server.url + "ops/")
+    connected(early)
+    path = "#chart-connections path"
+    expect(early.locator(path)).to_have_attribute("d", re.compile("(L.*){4}"))
+    for _ in range(3):  # the history and the answer to the page's first command race
+        late = open_page(server.url + "ops/")
+        connected(late)
+        expect(late.locator(path)).to_have_attribute("d", re.compile("M"))
+        late_line, early_line = (page.locator(path).get_attribute("d") or "" for page in (late, early))
+        assert late_line.count("L") >= early_line.count("L") - 1
+
+
 def test_one_connection_is_looked_into_and_ended_by_keyboard_alone(
     server: Server, open_page: Callable[..., Page], visitors: Visit
 ) -> None:

@@ -96,6 +96,7 @@ class View:
             found, others = len(matching), iter(matching)
         return {
             "type": "state",
+            "history": first,
             "points": list(self._sampler.points) if first else [point],
             "server": {
                 "host": socket.gethostname(),

@@ -355,6 +355,8 @@ function take(message) {
     show();
   } else if (message.type === "told") tell(message.text, "told");
   else {
+    // The answer to a command may overtake the history.
+    if (message.history) points = [];
     for (const point of message.points) {
       if (point.time > (points.at(-1)?.time ?? 0)) points.push(point);
     }
