@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from nexios_trio.application import NexiosApp
-from nexios_trio.instrument import Histogram, Observed
+from nexios_trio.instrument import Backlog, Histogram, Observed
 
 __all__ = ["DURATION_BOUNDS", "Recorder", "Totals"]
 
@@ -40,8 +40,8 @@ class Totals:
     dropped_newest: int = 0
     conflated: int = 0
 
-    def take(self, connection: Observed) -> None:
-        """Add the account of a connection."""
+    def take(self, connection: Observed) -> Backlog:
+        """Add the account of a connection; gives what waits for it."""
         tally = connection.tally
         if tally is not None:
             self.messages_in += tally.messages_in
@@ -52,6 +52,7 @@ class Totals:
         self.dropped_oldest += backlog.dropped_oldest
         self.dropped_newest += backlog.dropped_newest
         self.conflated += backlog.conflated
+        return backlog
 
 
 @define(eq=False)
@@ -69,16 +70,7 @@ class Route:
 
     def totals(self) -> Totals:
         """Of all connections so far."""
-        totals = Totals(
-            self.ended.opened,
-            self.ended.messages_in,
-            self.ended.messages_out,
-            self.ended.bytes_in,
-            self.ended.bytes_out,
-            self.ended.dropped_oldest,
-            self.ended.dropped_newest,
-            self.ended.conflated,
-        )
+        totals = evolve(self.ended)
         for connection in self.live:
             totals.take(connection)
         return totals

@@ -235,8 +235,12 @@ class EngineTransport(Core):
                 if self.track_time:
                     self.received_at = self._heard
                     self.spoken = True
-                    if self.tally is not None:
-                        self.tally.came(event, self._heard)  # type: ignore[arg-type]
+                    tally = self.tally
+                    if tally is not None:  # `Tally.came`
+                        tally.messages_in += 1
+                        tally.bytes_in += len(event)  # type: ignore[arg-type]
+                        if tally.messages_in >= tally.look_at:
+                            tally.look_in(event, self._heard)  # type: ignore[arg-type]
             elif kind is Ping:
                 answers = True
             elif kind is Pong:
@@ -565,8 +569,12 @@ class EngineTransport(Core):
         except OSError as error:
             self._broken(error)
             raise self.refusal(Event.SEND) from error
-        if self.tally is not None:
-            self.tally.went(data)
+        tally = self.tally
+        if tally is not None:  # `Tally.went`
+            tally.messages_out += 1
+            tally.bytes_out += len(data)
+            if tally.alert:
+                tally.look_out(data)
         if sent < len(frame):
             self._keep(frame, sent)
         self._streak += 1

@@ -19,6 +19,7 @@ from benchmarks.crowd import measure_crowd
 from benchmarks.harness import Declined, Failed, Server, Tools, built_tools, load
 from benchmarks.scenarios import SCENARIOS, measure
 from benchmarks.servers import OURS, PEERS, serving
+from benchmarks.watch import measured
 from nexios_trio.wire import Connection, Deflate, RequestReader, accept_response, agree
 
 SECONDS = 0.03
@@ -51,6 +52,13 @@ def test_our_server_is_measured_under_each_kind_of_load(tools: Tools, ours: Serv
 def test_a_crowd_of_two_processes_exchanges_messages_with_our_server(tools: Tools, ours: Server) -> None:
     result = measure_crowd(ours, tools, clients=9, processes=2, rounds=2, size=40)
     assert len(result["echo"]) == len(result["broadcast"]) == 2
+
+
+def test_an_echo_is_measured_while_somebody_watches(tools: Tools) -> None:
+    for app, viewed in (("metrics", False), ("dashboard", True), ("traced", False)):
+        rate, per_cpu_second = measured(tools, app, viewed, seconds=0.3, clients=3)
+        assert rate > 0
+        assert per_cpu_second > 0
 
 
 def test_the_server_in_c_echoes_and_broadcasts(tools: Tools) -> None:

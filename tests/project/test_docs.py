@@ -79,6 +79,8 @@ from nexios_trio import (
     exceptions,
 )
 from nexios_trio.cli import main as command
+from nexios_trio.monitoring.dashboard import Dashboard
+from nexios_trio.monitoring.tracing import Tracing
 from nexios_trio.security.jwt import JWT
 from nexios_trio.server.hypercorn import hypercorn_config
 from nexios_trio.testing import TestClient, WebSocketRejected, serve
@@ -413,6 +415,8 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "TestClient": TestClient,
     "TestClient.connect": TestClient.connect,
     "serve": serve,
+    "Dashboard": Dashboard,
+    "Tracing": Tracing,
 }
 NOT_OPTIONS = {"self", "app", "path", "config"}
 

@@ -346,3 +346,21 @@ async def test_without_a_trigger_the_server_runs_until_it_is_cancelled(fast_cloc
     with trio.move_on_after(5) as scope:
         await serve_hypercorn(waiting_app(), config)
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
+async def test_whoever_hurries_does_not_wait_for_the_notice_either(fast_lane: bool) -> None:
+    app = waiting_app()
+    async with serve(app, drain_notice=3600, fast_lane=fast_lane) as server:
+        async with open_websocket_url(server.url + "/wait") as ws:
+            assert await ws.get_message() == "here"
+            server.stop()
+            while not app.leaving:
+                await trio.lowlevel.checkpoint()
+            async with open_websocket_url(server.url + "/wait") as late:  # it serves as ever
+                assert await late.get_message() == "here"
+                assert len(app.connections) == 2
+                server.hurry()
+                assert await closed_with(ws) == (1012, "service restart")
+                assert await closed_with(late) == (1012, "service restart")
+        await server.wait_stopped()

@@ -21,6 +21,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from nexios_trio.monitoring.dashboard.app import FILES
+
 ROOT = Path(__file__).parents[2]
 _README = (ROOT / "README.md").read_text("utf-8")
 
@@ -71,6 +73,12 @@ def test_the_wheel_holds_all_modules_and_the_typing_marker(wheel: Path) -> None:
     assert expected <= packed
     others = {name for name in packed if not name.startswith(("nexios_trio/", "nexios_trio-"))}
     assert others == set()
+
+
+def test_the_wheel_holds_the_files_of_the_dashboard(wheel: Path) -> None:
+    folder = "nexios_trio/monitoring/dashboard/static/"
+    packed = {name.removeprefix(folder) for name in zipfile.ZipFile(wheel).namelist() if folder in name}
+    assert packed == {name for name, _ in FILES.values()}
 
 
 PROJECT = """
