@@ -17,7 +17,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from websockets.sync.client import ClientConnection, connect
 
-from tests.examples.test_chat_browser import DESKTOP, PHONE, SOON, browser
+from tests.examples.browsers import DESKTOP, PHONE, SOON
+from tests.examples.conftest import browser
 
 __all__ = ["browser"]
 
