@@ -41,14 +41,21 @@ class Server:
         ]
         process = await trio.lowlevel.open_process(command, cwd=ROOT, stderr=subprocess.PIPE)
         server = cls(process, lane)
-        assert process.stderr is not None
-        while not (running := re.search(rb"Running on http://127\.0\.0\.1:(\d+)", server.log)):
-            data = await process.stderr.receive_some()
-            assert data, server.log.decode()
-            server.log += data
-        server.port = int(running[1])
+        try:
+            await server._wait_running()
+        except BaseException:  # nobody knows of it yet
+            process.kill()
+            raise
         nursery.start_soon(server._read)
         return server
+
+    async def _wait_running(self) -> None:
+        assert self.process.stderr is not None
+        while not (running := re.search(rb"Running on http://127\.0\.0\.1:(\d+)", self.log)):
+            data = await self.process.stderr.receive_some()
+            assert data, self.log.decode()
+            self.log += data
+        self.port = int(running[1])
 
     async def _read(self) -> None:
         assert self.process.stderr is not None
