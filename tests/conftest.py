@@ -7,9 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.lanes import lane, lane_clock, lane_name
+from tests.lanes import lane, lane_clock, lane_name, serve, server_lane
 
-__all__ = ["lane", "lane_clock", "lane_name"]
+__all__ = ["lane", "lane_clock", "lane_name", "serve", "server_lane"]
 
 
 @pytest.hookimpl(wrapper=True)

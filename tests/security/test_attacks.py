@@ -27,8 +27,8 @@ from nexios_trio import (
     WebSocketDisconnect,
 )
 from nexios_trio.security.jwt import JWT
-from nexios_trio.testing import TestServer, serve
-from tests.lanes import SocketPeer
+from nexios_trio.testing import TestServer
+from tests.lanes import Serve, SocketPeer
 
 NEIGHBOURS = 50
 KEY = b"k" * 32
@@ -371,7 +371,7 @@ ATTACKS: list[Callable[[Scene], Awaitable[None]]] = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 async def test_an_attack_is_refused_and_fifty_other_clients_notice_nothing(
-    attack: Callable[[Scene], Awaitable[None]], caplog: pytest.LogCaptureFixture
+    serve: Serve, attack: Callable[[Scene], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     access = logging.getLogger("tests.access")
@@ -410,7 +410,7 @@ async def test_an_attack_is_refused_and_fifty_other_clients_notice_nothing(
         assert record.levelno < logging.ERROR or "/headers" in line, line
 
 
-async def test_a_neighbour_of_the_attacks_can_fail() -> None:
+async def test_a_neighbour_of_the_attacks_can_fail(serve: Serve) -> None:
     """The harness itself: a server that closes its connections is noticed."""
     app = make_app()
     async with serve(app) as server:

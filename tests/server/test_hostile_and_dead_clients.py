@@ -10,8 +10,7 @@ import pytest
 import trio
 
 from nexios_trio import Heartbeat, NexiosApp, WebSocket, WebSocketDisconnect
-from nexios_trio.testing import serve
-from tests.lanes import SocketPeer
+from tests.lanes import Serve, SocketPeer
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -62,7 +61,7 @@ def app() -> NexiosApp:
 @pytest.mark.parametrize("wait", [True, False], ids=["reads the answer", "leaves at once"])
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_no_request_ends_the_worker_or_another_connection_or_fills_the_log(
-    data: bytes, wait: bool, app: NexiosApp, caplog: pytest.LogCaptureFixture
+    serve: Serve, data: bytes, wait: bool, app: NexiosApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve(app) as server:
         async with await trio.open_tcp_stream(server.host, server.port) as stream:
@@ -87,7 +86,7 @@ async def test_no_request_ends_the_worker_or_another_connection_or_fills_the_log
 
 
 async def test_a_broken_protocol_is_one_line_in_the_log(
-    app: NexiosApp, caplog: pytest.LogCaptureFixture
+    serve: Serve, app: NexiosApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "nexios_trio.server")
     async with serve(app) as server:
@@ -102,7 +101,7 @@ async def test_a_broken_protocol_is_one_line_in_the_log(
 
 
 async def test_an_error_in_hypercorn_itself_is_logged_with_its_traceback(
-    app: NexiosApp, caplog: pytest.LogCaptureFixture
+    serve: Serve, app: NexiosApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
@@ -119,7 +118,7 @@ async def test_an_error_in_hypercorn_itself_is_logged_with_its_traceback(
     assert "Traceback" in caplog.text
 
 
-async def test_a_peer_that_tcp_gives_up_ends_as_heartbeat_timeout() -> None:
+async def test_a_peer_that_tcp_gives_up_ends_as_heartbeat_timeout(serve: Serve) -> None:
     """A client that never reads: TCP_USER_TIMEOUT ends it as it would a dead one."""
     app, told = NexiosApp(heartbeat=Heartbeat(interval=60, timeout=0.3)), trio.Event()
     seen: list[WebSocketDisconnect] = []
