@@ -169,7 +169,7 @@ async def test_a_heads_bound_is_the_apps_or_that_of_the_configuration(
     async def accept(ws: WebSocket) -> None:
         await ws.accept()
 
-    async with serve(app, **config) as server:  # type: ignore[arg-type]
+    async with serve(app, **config) as server:
         async with await trio.open_tcp_stream(server.host, server.port) as stream:
             await stream.send_all(HEAD[:30_000])
             await wait_all_tasks_blocked(0.01)  # it is bounded only while it is not whole

@@ -1,4 +1,4 @@
-"""Clients that others wrote, against a real hypercorn: each has its own idea of the protocol."""
+"""Clients that others wrote, against both of our servers: each has its own idea of the protocol."""
 
 from __future__ import annotations
 

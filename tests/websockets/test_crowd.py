@@ -1,4 +1,4 @@
-"""Five hundred clients on one real hypercorn, some of them badly behaved."""
+"""Five hundred clients on one real server, some of them badly behaved."""
 
 from __future__ import annotations
 
