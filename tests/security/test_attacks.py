@@ -31,8 +31,8 @@ from nexios_trio.testing import TestServer
 from tests.lanes import Serve, SocketPeer
 
 NEIGHBOURS = 50
-HANDSHAKES = 800
-"""In a storm: eight times what an address may do at once."""
+HANDSHAKES = 400
+"""In a storm: four times what an address may do at once."""
 KEY = b"k" * 32
 LIMIT = 64 << 10
 """Bytes of a message."""
