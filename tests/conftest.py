@@ -8,9 +8,9 @@ from collections.abc import Generator
 import pytest
 
 from tests.brokers.redis_fixtures import shared_redis
-from tests.lanes import lane, lane_clock, lane_name
+from tests.lanes import lane, lane_clock, lane_name, serve, server_lane
 
-__all__ = ["lane", "lane_clock", "lane_name", "shared_redis"]
+__all__ = ["lane", "lane_clock", "lane_name", "serve", "server_lane", "shared_redis"]
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

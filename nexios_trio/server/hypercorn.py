@@ -259,11 +259,19 @@ async def serve_hypercorn(
     if not isinstance(settings, ConnectionSettings):
         settings = ConnectionSettings()
     config = copy.copy(config)
+    most = config.websocket_max_message_size if _is_set(config, "websocket_max_message_size") else None
     _tune(config, sockets, settings)
     host = _Host(app)
     engine = None
     if host.internals and fast_lane:
-        engine = Engine(host, settings, root_path=config.root_path, access=_access(config))
+        engine = Engine(
+            host,
+            settings,
+            root_path=config.root_path,
+            access=_access(config),
+            message_bytes=most,
+            head_bytes=config.h11_max_incomplete_size,
+        )
     if host.internals:
         serve = _gripped(serve, engine, config)
     grace = min(settings.disconnect_grace, LONGEST_GRACE) + min(settings.close_timeout, LONGEST_GRACE)

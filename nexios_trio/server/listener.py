@@ -20,7 +20,7 @@ import trio
 
 from nexios_trio.server.engine import Engine
 from nexios_trio.server.tcp import Lobby
-from nexios_trio.wire import HandshakeError, RequestReader
+from nexios_trio.wire import HandshakeError
 from nexios_trio.wire.classify import PEEK_BYTES, Kind, classify
 
 __all__ = ["serve_listeners"]
@@ -131,11 +131,13 @@ class _Door:
             self._hand_over(sock)
 
     def _serve(self, sock: socket.socket) -> None:
-        reader = RequestReader()
+        reader = self.engine.new_reader()
+        beginning = b""
         try:
-            request = reader.receive_data(sock.recv(PEEK_BYTES))
+            beginning = sock.recv(PEEK_BYTES)
+            request = reader.receive_data(beginning)
         except HandshakeError as error:
-            self._nursery.start_soon(self.engine.refuse, sock, error)
+            self._nursery.start_soon(self.engine.refuse, sock, error, beginning)
             return
         except OSError:
             sock.close()
