@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import nexios_trio
-from nexios_trio import Heartbeat, Limits, NexiosApp, WebSocket, WebSocketDisconnect
+from nexios_trio import Deflate, Heartbeat, Limits, NexiosApp, WebSocket, WebSocketDisconnect
 
 LARGEST = 16 << 20
 """Bytes of the largest message in the suite (9.1.6, 9.2.6)."""
 
 # The suite opens a connection for each of its cases, from one address, as fast as it can; and it stops
 # reading on purpose, for longer than a heartbeat ought to allow.
-settings: dict[str, Any] = {
-    "limits": Limits(message_bytes=LARGEST, outbox_bytes=2 * LARGEST, handshakes_per_address=None),
-    "heartbeat": Heartbeat(interval=60, timeout=60),
-}
-if hasattr(nexios_trio, "Deflate"):
-    settings["deflate"] = nexios_trio.Deflate()
-app = NexiosApp(**settings)
+app = NexiosApp(
+    limits=Limits(message_bytes=LARGEST, outbox_bytes=2 * LARGEST, handshakes_per_address=None),
+    heartbeat=Heartbeat(interval=60, timeout=60),
+    deflate=Deflate(),
+)
 
 
 @app.ws_route("/")

@@ -21,6 +21,7 @@ from nexios_trio.brokers import REDIS_SCHEMES, Broker, MemoryBroker
 from nexios_trio.config import ConnectionSettings, Deflate, Heartbeat, HistoryLimits, Limits, Rate
 from nexios_trio.events import EventEmitter
 from nexios_trio.exceptions import RoutingError, WrongStateError, WrongTypeError, WrongValueError
+from nexios_trio.instrument import NULL_INSTRUMENT, Instrument, Instruments
 from nexios_trio.lifespan import (
     Hook,
     LifespanContext,
@@ -141,6 +142,8 @@ class NexiosApp:
         self.ws_router._is_app = True
         self.http_router = Router()
         self._middleware = check_middleware(middleware)
+        self.instruments: tuple[Instrument, ...] = ()
+        self._instrument: Instrument = NULL_INSTRUMENT
         self._exception_handlers = dict(exception_handlers or {})
         self._stack: ASGIApp | None = None
         self._lifespan = check_lifespan(lifespan)
@@ -148,6 +151,8 @@ class NexiosApp:
         self._shutdown: list[Hook] = []
         self._mounted: list[ASGIApp] = []
         self._supervisor = Supervisor(self.channels.current)
+        self._server: Connections[Connection] | None = None
+        """What the server has, if it says so."""
         self._warned = False
         self._warned_of_limits = False
         for route in routes or ():
@@ -279,6 +284,19 @@ class NexiosApp:
             middleware = Middleware(cast("Any", middleware), *args, **kwargs)
         self._middleware += check_middleware([middleware])
 
+    def add_instrument(self, instrument: Instrument) -> None:
+        """Have an instrument told of every connection, see `nexios_trio.instrument.Instrument`.
+
+        Before the app serves its first one. Several are told in the order in which they were added.
+        """
+        if self._stack is not None:
+            raise WrongStateError("the app has served a connection already; add instruments before it starts")
+        self.instruments = (*self.instruments, instrument)
+        self._instrument = (
+            self.instruments[0] if len(self.instruments) == 1 else Instruments(self.instruments)
+        )
+        self.channels.hub.instrument = self._instrument
+
     # Lifespan
 
     @overload
@@ -313,6 +331,11 @@ class NexiosApp:
         ends with the error. Not a checkpoint.
         """
         self._supervisor.start_soon(async_fn, args, on_crash, name)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this app or its server is about to end: no new clients should be sent here."""
+        return self.connections.leaving or (self._server is not None and self._server.leaving)
 
     async def drain(self, window: float = 0.0) -> None:
         """Close every connection with 1012, spread over ``window`` seconds; wait until all have ended."""
@@ -354,7 +377,7 @@ class NexiosApp:
                         await self.drain()
                     await call_all_hooks(self._shutdown)
         finally:
-            self.connections.draining = False
+            self.connections.leaving = self.connections.draining = False
 
     # ASGI
 
@@ -364,6 +387,7 @@ class NexiosApp:
         try:
             kind = scope["type"]
             if kind == "lifespan":
+                self._server = (scope.get("extensions") or {}).get(SERVER_CONNECTIONS)
                 await run_lifespan(scope, receive, send, up=self._up)
                 return
             scope["app"] = self
@@ -406,7 +430,9 @@ class NexiosApp:
         transport: EngineTransport | None = extensions.get(TRANSPORT)
         if transport is not None and (receive != transport.asgi_receive or send != transport.asgi_send):
             transport = None  # somebody stands between the server and us, and wants to see what goes by
-        connection = Connection(scope, receive, send, self.settings, self.guard.counts, transport)
+        connection = Connection(
+            scope, receive, send, self.settings, self.guard.counts, transport, self._instrument
+        )
         scope[CONNECTION] = connection
         server: Connections[Connection] | None = extensions.get(SERVER_CONNECTIONS)
         if self.connections.draining or (server is not None and server.draining):

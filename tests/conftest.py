@@ -8,9 +8,18 @@ from collections.abc import Generator
 import pytest
 
 from tests.brokers.redis_fixtures import shared_redis
-from tests.lanes import lane, lane_clock, lane_name
+from tests.lanes import lane, lane_clock, lane_name, serve, server_lane
 
-__all__ = ["lane", "lane_clock", "lane_name", "shared_redis"]
+__all__ = ["lane", "lane_clock", "lane_name", "serve", "server_lane", "shared_redis"]
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names that are the same in every process, also for what is random or the time: workers compare them."""
+    if isinstance(val, bytes) and (len(val) > 24 or (val.isdigit() and len(val) == 10)):
+        return argname
+    if isinstance(val, str) and len(val) > 200:
+        return argname
+    return None
 
 
 @pytest.hookimpl(wrapper=True)

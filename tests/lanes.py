@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,12 +26,17 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError
 
 from nexios_trio import WebSocketDisconnect
-from nexios_trio.testing import TestClient, TestServer, TestWebSocket, serve
+from nexios_trio.testing import TestClient, TestServer, TestWebSocket
+from nexios_trio.testing import serve as serve_app
 from nexios_trio.types import ASGIApp
 
-__all__ = ["Lane", "Peer", "lane", "lane_clock", "lane_name"]
+__all__ = ["Lane", "Peer", "Serve", "lane", "lane_clock", "lane_name", "serve", "server_lane"]
 
-LANES = ("memory", "hypercorn", "engine")
+SERVERS = ("hypercorn", "engine")
+LANES = ("memory", *SERVERS)
+
+Serve = Callable[..., AbstractAsyncContextManager[TestServer]]
+"""`nexios_trio.testing.serve` on the lane of the test."""
 
 
 class Peer:
@@ -155,7 +161,7 @@ class Lane:
             async with TestClient(app, timeout=60) as self._client:
                 yield self
         else:
-            async with serve(app, fast_lane=self.name == "engine", **options) as self.server:
+            async with serve_app(app, fast_lane=self.name == "engine", **options) as self.server:
                 yield self
 
     @asynccontextmanager
@@ -191,3 +197,16 @@ def lane_clock(lane_name: str) -> MockClock:
 @pytest.fixture
 def lane(lane_name: str, lane_clock: MockClock) -> Lane:
     return Lane(lane_name)
+
+
+@pytest.fixture(params=SERVERS)
+def server_lane(request: pytest.FixtureRequest) -> str:
+    """Which of our servers serves plain WebSockets in this test."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def serve(server_lane: str) -> Serve:
+    """Serve an app on a real socket, once by each of our servers."""
+    return partial(serve_app, fast_lane=server_lane == "engine")

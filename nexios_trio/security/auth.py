@@ -292,16 +292,16 @@ class AnyOf:
     def __init__(self, *authenticators: Authenticator) -> None:
         if not authenticators:
             raise WrongTypeError("AnyOf() takes authenticators, such as AnyOf(BearerToken(v), SessionUser())")
-        self._authenticators = [check_authenticator(each) for each in authenticators]
+        self.authenticators = tuple(check_authenticator(each) for each in authenticators)
         if any(isinstance(each, FirstMessage) for each in authenticators[:-1]):
             raise WrongValueError("FirstMessage always asks the client: put it last in AnyOf()")
 
     async def __call__(self, ws: WebSocket) -> Identity | None:
         """See `Authenticator`."""
-        for authenticator in self._authenticators:
+        for authenticator in self.authenticators:
             result = await authenticator(ws)
             if result is not None:
-                for other in self._authenticators:
+                for other in self.authenticators:
                     if isinstance(other, SubprotocolToken):
                         other.take_out(ws)  # also where another one has decided, nobody shall see it
                 return _identity(result, authenticator)

@@ -16,6 +16,7 @@ import logging
 import math
 import socket
 import sys
+import types
 import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -102,12 +103,16 @@ def _hold(scope: Scope, receive: Receive, send: Send) -> Hold:
 def _gripped(serve: Any, engine: Engine | None, config: Config) -> Any:
     """Hypercorn's ``worker_serve`` with our TCP connections instead of its own."""
     from nexios_trio.server.handoff import Handoff
+    from nexios_trio.server.listener import serve_listeners
     from nexios_trio.server.tcp import TCPConnection
     from nexios_trio.server.wire import with_globals
 
     lobby = _lobby(config)
-    connection = partial(TCPConnection, lobby) if engine is None else partial(Handoff, engine, lobby)
-    return with_globals(serve, TCPServer=connection)
+    if engine is None:
+        return with_globals(serve, TCPServer=partial(TCPConnection, lobby))
+    seen = types.SimpleNamespace(**vars(trio))
+    seen.serve_listeners = partial(serve_listeners, engine, lobby)
+    return with_globals(serve, TCPServer=partial(Handoff, engine, lobby), trio=seen)
 
 
 def hypercorn_config(**attributes: Any) -> Config:
@@ -151,13 +156,14 @@ class _Host:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            scope["extensions"] = {**(scope.get("extensions") or {}), SERVER_CONNECTIONS: self.connections}
             await self._live(scope, receive, send)
             return
         extensions = scope.get("extensions") or {}
         fast = TRANSPORT in extensions
         if fast:
             extensions[SERVER_CONNECTIONS] = self.connections  # the dict is this connection's own
-        elif scope["type"] == "websocket":
+        else:
             scope["extensions"] = {**extensions, SERVER_CONNECTIONS: self.connections}
         hold = _hold(scope, receive, send) if self.internals and not fast else None
         if fast:
@@ -221,11 +227,15 @@ async def serve_hypercorn(
     shutdown: Callable[[], Awaitable[object]] | None = None,
     hurry: Callable[[], Awaitable[object]] | None = None,
     drain_window: float = DRAIN_WINDOW,
+    drain_notice: float = 0.0,
     tuned: bool = True,
     fast_lane: bool = False,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``app`` by hypercorn's Trio worker until ``shutdown()`` returns, then drain.
+
+    For ``drain_notice`` seconds before that, everything is served as ever, but `Connections.leaving` is set:
+    who asks whether this server is ready can stop sending clients before it stops accepting them.
 
     ``sockets`` listen already; without them ``config.bind`` is bound. When ``hurry()`` returns, draining
     is cut short. ``tuned=False`` is hypercorn as it is. With ``fast_lane`` plain WebSockets are served by the
@@ -249,11 +259,19 @@ async def serve_hypercorn(
     if not isinstance(settings, ConnectionSettings):
         settings = ConnectionSettings()
     config = copy.copy(config)
+    most = config.websocket_max_message_size if _is_set(config, "websocket_max_message_size") else None
     _tune(config, sockets, settings)
     host = _Host(app)
     engine = None
     if host.internals and fast_lane:
-        engine = Engine(host, settings, root_path=config.root_path, access=_access(config))
+        engine = Engine(
+            host,
+            settings,
+            root_path=config.root_path,
+            access=_access(config),
+            message_bytes=most,
+            head_bytes=config.h11_max_incomplete_size,
+        )
     if host.internals:
         serve = _gripped(serve, engine, config)
     grace = min(settings.disconnect_grace, LONGEST_GRACE) + min(settings.close_timeout, LONGEST_GRACE)
@@ -264,6 +282,9 @@ async def serve_hypercorn(
 
     async def trigger() -> None:
         await wait_shutdown()
+        host.connections.leaving = True
+        with trio.move_on_after(drain_notice):
+            await (hurry or trio.sleep_forever)()
         stopping.set()
 
     async def end_gently(hurried: trio.CancelScope) -> None:

@@ -19,7 +19,7 @@ import errno
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -38,6 +38,23 @@ COMPLAIN_EVERY: Final = 60.0
 """Seconds between two lines in the log about connections that went for others."""
 
 
+class Patience(Protocol):
+    """What a `trio.CancelScope` has of it."""
+
+    deadline: float
+
+    def cancel(self) -> None:
+        """End the connection now."""
+
+
+class Waiting(Protocol):
+    """A TCP connection."""
+
+    @property
+    def patience(self) -> Patience:
+        """When it is to end."""
+
+
 class Lobby:
     """The TCP connections that have no request under way, the oldest first: how many, and for how long.
 
@@ -49,11 +66,11 @@ class Lobby:
         self._first = first
         self._again = again
         self._most = most
-        self._waiting: dict[TCPConnection, None] = {}
+        self._waiting: dict[Waiting, None] = {}
         self._dropped = 0
         self._complained = -math.inf
 
-    def enter(self, connection: TCPConnection, *, served: bool = False) -> None:
+    def enter(self, connection: Waiting, *, served: bool = False) -> None:
         """Begin to wait; end the connection that has waited longest if there are too many."""
         self._waiting[connection] = None
         connection.patience.deadline = trio.current_time() + (self._again if served else self._first)
@@ -63,10 +80,11 @@ class Lobby:
             oldest.patience.cancel()
             self._complain()
 
-    def leave(self, connection: TCPConnection) -> None:
+    def leave(self, connection: Waiting) -> None:
         """The connection has a request, or is gone."""
-        self._waiting.pop(connection, None)
-        connection.patience.deadline = math.inf
+        if connection in self._waiting:
+            del self._waiting[connection]
+            connection.patience.deadline = math.inf
 
     def _complain(self) -> None:
         self._dropped += 1

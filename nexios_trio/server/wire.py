@@ -27,6 +27,10 @@ from nexios_trio.server.internals import Data, Handshake, WSStream
 
 __all__ = ["BoundedDeflate", "Wire", "fault", "let_go", "take_hold", "with_globals"]
 
+NO_UTF8: Final = "a text message is not valid UTF-8"
+NO_DEFLATE: Final = "a compressed message is not a valid deflate stream"
+"""The words of `nexios_trio.wire`."""
+
 TURN: Final = 256
 """Events of one connection that are handled before others get a turn: one read may hold ten thousand."""
 
@@ -160,7 +164,7 @@ class Wire(Connection):
             elif event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA:
                 # wsproto's text shows the byte
                 packed = event.reason == "error in extension"
-                event = CloseConnection(event.code, "invalid compressed data" if packed else "invalid UTF-8")
+                event = CloseConnection(event.code, NO_DEFLATE if packed else NO_UTF8)
             self.fault = event
         elif self.state is not ConnectionState.LOCAL_CLOSING and self.when_closed is not None:
             self.when_closed()

@@ -34,8 +34,8 @@ async def work(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``app`` until ``shutdown()`` returns, or SIGTERM or SIGINT comes, then drain; a second SIGINT
-    cuts it
-    short. ``config`` may hold settings of our own: ``drain_window`` and ``slow_callback``, in seconds.
+    cuts it short. ``config`` may hold settings of our own, in seconds: ``drain_window``, ``drain_notice`` and
+    ``slow_callback``.
 
     Signals are heard in the main thread only.
     """
@@ -56,6 +56,7 @@ async def work(
                 shutdown=wait_shutdown,
                 hurry=hurry.wait,
                 drain_window=float(getattr(config, "drain_window", DRAIN_WINDOW)),
+                drain_notice=float(getattr(config, "drain_notice", 0.0)),
                 fast_lane=fast_lane,
                 task_status=task_status,
             )
@@ -65,6 +66,7 @@ def problem_of(config: Config) -> str | None:
     """What is wrong with our own settings in a hypercorn Config, as a sentence."""
     for name, default, least in (
         ("drain_window", DRAIN_WINDOW, "0 or more"),
+        ("drain_notice", 0.0, "0 or more"),
         ("slow_callback", SLOW_CALLBACK, "0 or more"),
         ("handshake_timeout", HANDSHAKE_TIMEOUT, "more than 0"),
     ):

@@ -1,7 +1,8 @@
 """pytest fixtures, on top of pytest-trio; found by pytest through the entry point ``pytest11``.
 
 * ``nexios_client``: ``client = nexios_client(app)``, in memory, runs under ``autojump_clock``.
-* ``nexios_server``: ``server = await nexios_server(app)``, a real hypercorn on a free port.
+* ``nexios_server``: ``server = await nexios_server(app)``, on a real socket and a free port; the test runs
+  twice, on our engine and on hypercorn.
 """
 
 from __future__ import annotations
@@ -55,11 +56,17 @@ else:
             yield make
             release.set()
 
-    @trio_fixture  # type: ignore[untyped-decorator]
-    async def nexios_server() -> AsyncIterator[Callable[..., Any]]:
-        """A function: ``await nexios_server(app, **options)`` gives a running `TestServer`.
+    @pytest.fixture(params=["engine", "hypercorn"])
+    def nexios_server_name(request: pytest.FixtureRequest) -> str:
+        """Who serves plain WebSockets for ``nexios_server``: ``"engine"``, then ``"hypercorn"``. Parametrise
+        it indirectly, or override it, to run on one of them only."""
+        name: str = request.param
+        return name
 
-        It ends with the test.
+    @trio_fixture  # type: ignore[untyped-decorator]
+    async def nexios_server(nexios_server_name: str) -> AsyncIterator[Callable[..., Any]]:
+        """A function: ``await nexios_server(app, **options)`` gives a running `TestServer`, which ends with
+        the test; for the options see `nexios_trio.testing.serve`.
         """
         from nexios_trio.testing.server import serve
 
@@ -67,6 +74,8 @@ else:
             release = trio.Event()
 
             async def make(app: Any, **options: Any) -> TestServer:
+                fast_lane = nexios_server_name == "engine" and options.get("runner", True)
+                options = {"fast_lane": fast_lane, **options}
                 server: TestServer = await nursery.start(_hold, serve(app, **options), release)
                 return server
 

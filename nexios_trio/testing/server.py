@@ -69,14 +69,16 @@ async def serve(
     *,
     host: str = "127.0.0.1",
     drain_window: float = 0.0,
+    drain_notice: float = 0.0,
     runner: bool = True,
     fast_lane: bool = False,
     **config: Any,
 ) -> AsyncIterator[TestServer]:
     """Serve ``app`` on a free port by hypercorn's Trio worker for the length of the block.
 
-    ``config`` are attributes of hypercorn's Config. ``runner=False`` serves as the bare ``hypercorn``
-    command does: without our ping interval, ``TCP_USER_TIMEOUT`` and draining.
+    ``config`` are attributes of hypercorn's Config. ``fast_lane=True`` serves plain WebSockets by our engine,
+    as ``nexios-trio run`` does. ``runner=False`` serves as the bare ``hypercorn`` command does: without our
+    ping interval, ``TCP_USER_TIMEOUT`` and draining.
     """
     name = f"[{host}]" if ":" in host else host
     settings = hypercorn_config(**{"bind": [f"{name}:0"], "accesslog": None, "errorlog": None, **config})
@@ -94,6 +96,7 @@ async def serve(
                         shutdown=server._stopping.wait,
                         hurry=server._hurry.wait,
                         drain_window=drain_window,
+                        drain_notice=drain_notice,
                         tuned=runner,
                         fast_lane=fast_lane,
                         task_status=server,

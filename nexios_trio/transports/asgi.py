@@ -63,10 +63,14 @@ def _is_longer(data: str | bytes, bound: int) -> bool:
     return len(data.encode("utf-8", "surrogatepass")) > bound
 
 
+def _data_of(message: Message) -> str | bytes:
+    data: str | bytes | None = message.get("text")
+    return data if data is not None else message.get("bytes") or b""
+
+
 def frame_size(message: Message) -> int:
     """Bytes (characters for text) of a ``websocket.send``."""
-    data = message.get("text")
-    return len(data if data is not None else message.get("bytes") or b"")
+    return len(_data_of(message))
 
 
 class AsgiTransport(Core):
@@ -74,6 +78,8 @@ class AsgiTransport(Core):
 
     __slots__ = ("_atomic", "_patience", "_queue", "_receive", "_send", "_sending", "_streak")
 
+    unsent: Final = 0
+    """What the kernel has not taken, the server keeps."""
     latency: Final = None
     """ASGI tells nothing of Pongs."""
 
@@ -118,6 +124,8 @@ class AsgiTransport(Core):
                 if self.track_time:
                     self.received_at = trio.current_time()
                     self.spoken = True
+                    if self.tally is not None:
+                        self.tally.came(data, self.received_at)
                 if len(data) * 4 > self.max_message and _is_longer(data, self.max_message):
                     self.hooks.too_big()
                 elif inbox.put_nowait(data):
@@ -233,6 +241,8 @@ class AsgiTransport(Core):
             else:
                 with trio.CancelScope(shield=True):
                     await self._send(message)
+            if self.tally is not None:
+                self.tally.went(_data_of(message))
         except _LOST as error:
             self._gone(Closure(1006, "", "network"))
             raise self.refusal(Event.SEND) from error
@@ -258,6 +268,8 @@ class AsgiTransport(Core):
                 else:
                     with trio.CancelScope(shield=True):
                         await self._send(frame)
+                if self.tally is not None:
+                    self.tally.went(_data_of(frame))
             except _LOST:
                 self._gone(Closure(1006, "", "network"))
                 return

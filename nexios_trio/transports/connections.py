@@ -30,6 +30,8 @@ class Connections(Generic[C]):
         self._emptied: trio.Event | None = None
         self.draining = False
         """True once `drain` has begun: new connections are to be refused."""
+        self.leaving = False
+        """True once it is known that `drain` is going to begin: whoever sends clients shall send no more."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -54,18 +56,19 @@ class Connections(Generic[C]):
     async def drain(self, window: float = 0.0) -> None:
         """Close every connection with 1012, in random order, and wait until the last has ended.
 
-        They are spread evenly over ``window`` seconds, so that not all clients come back at once; a few
-        go faster, ten a second. New ones are refused with 503 from now on.
+        They are spread over ``window`` seconds, each at a random moment of its share, so that not all clients
+        come back at once, also where several servers end together; a few go faster, ten a second. New ones
+        are refused with 503 from now on.
         A checkpoint. Cancelled, it leaves the rest as they are.
         """
-        self.draining = True
+        self.leaving = self.draining = True
         waiting = list(self._live)
         random.shuffle(waiting)
         pause = min(window / len(waiting), LONGEST_PAUSE) if waiting else 0.0
-        for connection in waiting:
+        begun = trio.current_time()
+        for number, connection in enumerate(waiting):
+            await trio.sleep_until(begun + pause * (number + random.random()))  # noqa: S311 - no secret
             connection.begin_shutdown()
-            if connection is not waiting[-1]:
-                await trio.sleep(pause)
         while self._live:
             if self._emptied is None:
                 self._emptied = trio.Event()

@@ -13,6 +13,7 @@ from trio.lowlevel import checkpoint
 
 from nexios_trio.config import Limits
 from nexios_trio.exceptions import WebSocketDisconnect, WrongStateError
+from nexios_trio.instrument import Tally
 from nexios_trio.transports.base import Closure
 from nexios_trio.transports.inbox import Inbox
 from nexios_trio.transports.outbox import Outbox
@@ -91,6 +92,7 @@ class Core(ABC):
         "spoken",
         "state",
         "take",
+        "tally",
         "track_time",
         "unread_timeout",
     )
@@ -121,6 +123,8 @@ class Core(ABC):
         self._wire_close = (1000, "")
         self._connect_told = False
         self._denial: Message | None = None
+        self.tally: Tally | None = None
+        """The account of this connection, if somebody watches it; set together with ``track_time``."""
 
     def set_limits(self, limits: Limits) -> None:
         """Hold the client to these; before `accept` only."""

@@ -37,9 +37,8 @@ from nexios_trio.wire import (
     agree,
     reject_response,
 )
-from nexios_trio.wire import (
-    Connection as Wire,
-)
+from nexios_trio.wire import Connection as Wire
+from nexios_trio.wire import Event as WireEvent
 
 __all__ = ["TRANSPORT", "EngineTransport", "Reactor"]
 
@@ -47,14 +46,22 @@ TRANSPORT: Final = "nexios_trio.transport"
 """Under this key of ``scope["extensions"]`` the engine hands its transport to an app that knows what to do
 with it; ASGI's ``receive`` and ``send`` are that transport's methods."""
 
-READ_BYTES: Final = 1 << 16
-"""What is read from a socket at a time..."""
-READ_MORE_BYTES: Final = 1 << 18
-"""...and what is once that was not enough, so that a large message comes in one piece or few."""
+READ_BYTES: Final = 1 << 13
+"""What is read from a socket at a time. It may all be frames of six bytes, and other connections wait until
+they have been parsed..."""
+READ_MORE_BYTES: Final = 1 << 17
+"""...and the most that is once there was a large frame, so that the next one comes in one piece or few..."""
+READ_LESS_BYTES: Final = 1 << 12
+"""...and what is, from then on, when there were many frames in one read."""
+MANY_FRAMES: Final = 512
+PING_READS: Final = 64
+"""Reads with Pings whose answers have to wait, since the client does not read; then neither do we."""
 WRITE_BYTES: Final = 1 << 16
 """What is taken out of an outbox for one write."""
 EARLY_BYTES: Final = 1 << 16
 """What a client may send before it is accepted."""
+UNBOUNDED: Final = (1 << 62) - 1
+"""The largest bound that a wire takes."""
 LINGER: Final = 2.0
 """Seconds that we read on, and throw away, after the last word: closing TCP on unread bytes would make the
 kernel reset it, and the client might lose what we said."""
@@ -62,19 +69,43 @@ kernel reset it, and the client might lose what we said."""
 _BUSY: Final = (BlockingIOError, InterruptedError)
 
 
+class Watched(Protocol):
+    """A socket, and whom to tell of it. To be hashable."""
+
+    sock: socket.socket
+    reading: bool
+    writing: bool
+    watched: int
+    """The reactor's note of what it watches for."""
+    scheduled: float
+    """The reactor's note of the next `tick`; `math.inf` to begin with."""
+
+    def readable(self) -> None:
+        """There is something to read, or the end of it."""
+
+    def writable(self) -> None:
+        """There is room for something to send."""
+
+    def hung_up(self) -> None:
+        """The kernel says that the socket is broken, whether it is read from or not."""
+
+    def tick(self, now: float) -> float:
+        """Do what is due; gives when to be called next."""
+
+
 class Reactor(Protocol):
     """Who watches the sockets; see `nexios_trio.server.reactor`."""
 
     now: float
 
-    def watch(self, transport: EngineTransport) -> None:
-        """Begin to watch, or watch for what ``transport.reading`` and ``transport.writing`` say now."""
+    def watch(self, watched: Watched) -> None:
+        """Begin to watch, or watch for what ``reading`` and ``writing`` say now."""
 
-    def forget(self, transport: EngineTransport) -> None:
+    def forget(self, watched: Watched) -> None:
         """Watch no longer; before the socket is closed."""
 
-    def wake_at(self, transport: EngineTransport, due: float) -> None:
-        """Call ``transport.tick(now)`` at ``due``, or before."""
+    def wake_at(self, watched: Watched, due: float) -> None:
+        """Call ``watched.tick(now)`` at ``due``, or before."""
 
 
 class EngineTransport(Core):
@@ -95,7 +126,9 @@ class EngineTransport(Core):
         "_last_word",
         "_last_word_by",
         "_limits",
+        "_message_bytes",
         "_pending",
+        "_ping_reads",
         "_pings",
         "_progress",
         "_reactor",
@@ -123,7 +156,10 @@ class EngineTransport(Core):
         settings: ConnectionSettings,
         *,
         early: bytes = b"",
+        message_bytes: int | None = None,
     ) -> None:
+        """``message_bytes``: the bound on a message, whatever ``settings`` say of it."""
+        self._message_bytes = message_bytes
         super().__init__({}, settings.limits)
         self._limits = settings.limits
         self._heartbeat = settings.heartbeat
@@ -163,6 +199,7 @@ class EngineTransport(Core):
         """The peer sends nothing more."""
         self._heard = self._progress = reactor.now
         self._pings: Pings | None = None
+        self._ping_reads = 0
         self._unread_by = math.inf
         self._alarm_at = math.inf
         self._alarm: Callable[[float], float] | None = None
@@ -176,6 +213,12 @@ class EngineTransport(Core):
         self._heartbeat = settings.heartbeat
         self._deflate = settings.deflate
         self.close_timeout = settings.close_timeout
+
+    def set_limits(self, limits: Limits) -> None:
+        """See `Core.set_limits`."""
+        super().set_limits(limits)
+        if self._message_bytes is not None:
+            self.max_message = self._message_bytes
 
     # What the reactor tells us
 
@@ -191,26 +234,40 @@ class EngineTransport(Core):
         if not data:
             self._eof()
             return
-        if len(data) >= READ_BYTES:
-            self._read_bytes = READ_MORE_BYTES
         self._heard = self._reactor.now
         wire = self._wire
         if wire is None:
             self._take_early(data)
             return
-        self._feed(wire, data)
+        events = wire.receive_data(data)
+        if len(data) >= READ_LESS_BYTES:
+            self._choose_size(wire, len(data), len(events))
+        self._feed(wire, events)
 
-    def _feed(self, wire: Wire, data: bytes) -> None:
+    def _choose_size(self, wire: Wire, size: int, events: int) -> None:
+        """How much to read next time, of how much came now and how many events it made."""
+        if events + wire.fragments > MANY_FRAMES:
+            self._read_bytes = READ_LESS_BYTES
+        elif READ_BYTES <= self._read_bytes <= size:
+            self._read_bytes = min(size + wire.missing, READ_MORE_BYTES)
+
+    def _feed(self, wire: Wire, events: list[WireEvent]) -> None:
         full = False
         inbox = self.inbox
         answers = False
-        for event in wire.receive_data(data):
+        for event in events:
             kind = type(event)
             if kind is str or kind is bytes:
                 full = inbox.put_nowait(event)  # type: ignore[arg-type]
                 if self.track_time:
                     self.received_at = self._heard
                     self.spoken = True
+                    tally = self.tally
+                    if tally is not None:  # `Tally.came`
+                        tally.messages_in += 1
+                        tally.bytes_in += len(event)  # type: ignore[arg-type]
+                        if tally.messages_in >= tally.look_at:
+                            tally.look_in(event, self._heard)  # type: ignore[arg-type]
             elif kind is Ping:
                 answers = True
             elif kind is Pong:
@@ -220,10 +277,19 @@ class EngineTransport(Core):
                 self._closed_by_peer(wire, event)  # type: ignore[arg-type]
             else:
                 self._violated(wire, event)  # type: ignore[arg-type]
-        if answers and not self._pending and not self._ended:
-            self._write(wire.data_to_send())
+        if answers and not self._ended:
+            if self._pending:
+                self._count_pings()
+            else:
+                self._write(wire.data_to_send())
         if full:
             self._choke()
+
+    def _count_pings(self) -> None:
+        self._ping_reads += 1
+        if self._ping_reads == PING_READS:
+            self.reading = False
+            self._reactor.watch(self)
 
     def _take_early(self, data: bytes) -> None:
         if self.state is not State.CONNECTING:
@@ -239,6 +305,9 @@ class EngineTransport(Core):
             if not self._pending and not self._refill():
                 self._pending = None
                 self.writing = False
+                if self._ping_reads >= PING_READS:
+                    self._read_on()
+                self._ping_reads = 0
                 self._reactor.watch(self)
                 if self._drained is not None:
                     self._drained.set()
@@ -276,6 +345,8 @@ class EngineTransport(Core):
                 if entry is None:
                     break
                 frame = self._frame_of(entry)
+                if self.tally is not None:
+                    self.tally.went(entry.data)
                 self._keep_for_later(frame)
                 size += len(frame)
         self.unsent += size
@@ -396,7 +467,13 @@ class EngineTransport(Core):
         self.choked = False
         self._unread_by = math.inf
         self.received_at = self._heard = trio.current_time()
-        if not (self._ended or self._heard_all or self._last_word is not None):
+        if self._ping_reads < PING_READS:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """One reason not to read is over; unless there is another, do."""
+        self._heard = trio.current_time()
+        if not (self.choked or self._ended or self._heard_all or self._failed or self._last_word is not None):
             self.reading = True
             self._reactor.watch(self)
 
@@ -437,7 +514,7 @@ class EngineTransport(Core):
             due = min(due, self._progress + self._patience)
         pings = self._pings
         if pings is not None and self.state is State.OPEN:
-            match pings.check(now, self._heard, listening=not self.choked):
+            match pings.check(now, self._heard, listening=not self.choked and self._ping_reads < PING_READS):
                 case PingsDue.DEAD:
                     self.declare_dead("heartbeat timeout")
                 case PingsDue.PING if self._wire is not None and not self.unsent:
@@ -468,12 +545,7 @@ class EngineTransport(Core):
         agreement = None if self._deflate is None else agree(self._deflate, request.extensions)
         self._agreement = agreement
         answer = accept_response(request, subprotocol=subprotocol, agreement=agreement, headers=headers)
-        limits = self._limits
-        self._wire = wire = (
-            Wire.server(deflate=agreement)
-            if limits.message_bytes is None
-            else Wire.server(max_message_bytes=limits.message_bytes, deflate=agreement)
-        )
+        self._wire = wire = Wire.server(max_message_bytes=min(self.max_message, UNBOUNDED), deflate=agreement)
         self.state = State.OPEN
         self._request = None
         self._write(answer)
@@ -482,7 +554,7 @@ class EngineTransport(Core):
         self.hooks.accepted(subprotocol)
         early, self._early = self._early, b""
         if early:
-            self._feed(wire, early)
+            self._feed(wire, wire.receive_data(early))
         if not self.reading and not self.choked and not self._ended:
             self.reading = True
             self._reactor.watch(self)
@@ -537,6 +609,12 @@ class EngineTransport(Core):
         except OSError as error:
             self._broken(error)
             raise self.refusal(Event.SEND) from error
+        tally = self.tally
+        if tally is not None:  # `Tally.went`
+            tally.messages_out += 1
+            tally.bytes_out += len(data)
+            if tally.alert:
+                tally.look_out(data)
         if sent < len(frame):
             self._keep(frame, sent)
         self._streak += 1
@@ -568,6 +646,8 @@ class EngineTransport(Core):
         except OSError as error:
             self._broken(error)
             return True
+        if self.tally is not None:
+            self.tally.went(entry.data)
         if sent < len(frame):
             self._keep(frame, sent)
         return True
@@ -632,13 +712,12 @@ class EngineTransport(Core):
     async def finish(self) -> None:
         """Let the last words out, within `close_timeout`; then close TCP. For once the app has ended."""
         self._pings = None
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(self.close_timeout):
-                if self.unsent and not self._ended:
-                    self._drained = trio.Event()
-                    await self._drained.wait()
-            if not self._ended and not self._finished_cleanly():
-                await self._linger()
+        if self.unsent and not self._ended:
+            self._drained = trio.Event()
+            with trio.move_on_after(self.close_timeout, shield=True):
+                await self._drained.wait()
+        if not self._ended and not self._finished_cleanly():
+            await self._linger()
         self._ended = True
         self._stop_watching()
         self.sock.close()
@@ -659,7 +738,7 @@ class EngineTransport(Core):
         except OSError:
             return
         self._stop_watching()
-        with trio.move_on_after(LINGER):
+        with trio.move_on_after(LINGER, shield=True):
             while True:
                 await trio.lowlevel.wait_readable(self.sock)
                 try:

@@ -47,6 +47,13 @@ class Entry:
         """What `wire` gives, once it was asked for."""
         self._compressed: dict[int, bytes] | None = None
 
+    @property
+    def data(self) -> str | bytes:
+        """The message itself."""
+        text = self.frame.get("text")
+        data: str | bytes = self.frame["bytes"] if text is None else text
+        return data
+
     def wire(self) -> bytes:
         """The frame as an uncompressed one of RFC 6455 from a server, the same for all who get it."""
         if self.made is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import secrets
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from nexios_trio.exceptions import (
     WrongStateError,
     WrongTypeError,
 )
+from nexios_trio.instrument import NULL_INSTRUMENT, Instrument
 from nexios_trio.transports.outbox import Drops, Entry
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.lifetime import Connection
@@ -80,6 +82,7 @@ class Hub:
     def __init__(self, broker: Broker, connections: Iterable[Connection], limits: Limits) -> None:
         self.broker = broker
         self.limits = limits
+        self.instrument: Instrument = NULL_INSTRUMENT
         broker.attach(self)
         self.connections = connections
         self.channels: dict[str, Channel] = {}
@@ -180,6 +183,8 @@ class Hub:
         if message.group == ORDERS:
             obey(self, message)
             return
+        if self.instrument is not NULL_INSTRUMENT:
+            self.instrument.delivered(message.group, time.time() - message.sent_at)
         for subscription in tuple(self.subscriptions):
             subscription.take(message)
         local = self.groups.get(message.group)

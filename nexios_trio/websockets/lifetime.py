@@ -8,7 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVarTuple
+from typing import Any, Literal, TypeVarTuple
 
 import trio
 
@@ -20,6 +20,7 @@ from nexios_trio.exceptions import (
     WebSocketDisconnect,
     WrongStateError,
 )
+from nexios_trio.instrument import NULL_INSTRUMENT, Backlog, Instrument, Tally, log_fields
 from nexios_trio.transports.asgi import ON_LOST, AsgiTransport, sends_atomically
 from nexios_trio.transports.engine import EngineTransport
 from nexios_trio.transports.outbox import Outbox
@@ -50,12 +51,14 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_at_end",
+        "_begun_at",
         "_children",
         "_ends_at",
         "_expires_at",
         "_failures",
         "_first_by",
         "_handler_scope",
+        "_instrument",
         "_nursery",
         "_pulse",
         "_read_out",
@@ -85,6 +88,7 @@ class Connection:
         settings: ConnectionSettings,
         counts: Counter[str] | None = None,
         transport: EngineTransport | None = None,
+        instrument: Instrument = NULL_INSTRUMENT,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.scope = scope
@@ -130,9 +134,51 @@ class Connection:
         self._writer_scope: trio.CancelScope | None = None
         self.user_id: str | None = None
         self._shutting_down = False
+        self._instrument = instrument
+        self._begun_at = trio.current_time()
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.scope['path']!r} {self.transport.state.value}>"
+
+    # For those who watch
+
+    @property
+    def tally(self) -> Tally | None:
+        """See `Observed.tally`."""
+        return self.transport.tally
+
+    @property
+    def code(self) -> int | None:
+        """See `Observed.code`."""
+        closure = self.transport.closure
+        return None if closure is None else closure.code
+
+    @property
+    def by(self) -> Literal["peer", "local", "network"] | None:
+        """See `Observed.by`."""
+        closure = self.transport.closure
+        return None if closure is None else closure.by
+
+    @property
+    def backlog(self) -> Backlog:
+        """See `Observed.backlog`."""
+        outbox, unsent = self.transport.outbox, self.transport.unsent
+        if outbox is None:
+            return Backlog(size=unsent)
+        drops = outbox.drops
+        return Backlog(
+            len(outbox), outbox.size + unsent, drops.dropped_oldest, drops.dropped_newest, drops.conflated
+        )
+
+    @property
+    def seconds(self) -> float:
+        """See `Observed.seconds`."""
+        return trio.current_time() - self._begun_at
+
+    @property
+    def tasks(self) -> trio.lowlevel.Task | None:
+        """The task that everything of this connection runs in or below; None: it is over."""
+        return None if self._nursery is None else self._nursery.parent_task
 
     # For the layers above
 
@@ -249,6 +295,7 @@ class Connection:
         self._handler_scope.deadline = trio.current_time() + self.settings.limits.accept_timeout
         if (tell_lost := self.transport.extensions.get(ON_LOST)) is not None:
             tell_lost(self.transport.lost)
+        self._instrument.begun(self)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -278,6 +325,7 @@ class Connection:
                     nursery.cancel_scope.cancel()
         finally:
             self._log_failures("a task failed as the connection ended")
+            self._instrument.ended(self)
             self._websocket = None
             self.transport.detach()
 
@@ -426,6 +474,10 @@ class Connection:
             self._rearm()
         if self.transport.closure is None:
             self._handler_scope.deadline = math.inf
+        if self._instrument.counts:
+            self.transport.track_time = True
+            self.transport.tally = Tally(trio.current_time)
+        self._instrument.opened(self)
 
     def unread(self) -> None:
         if self.delayed:
@@ -434,6 +486,7 @@ class Connection:
             "%s: the handler has read nothing for %g s while messages wait; closed 1008",
             self,
             self.settings.unread_timeout,
+            extra=log_fields(self),
         )
         self.counts["unread_timeout"] += 1
         self.close_soon(1008, "messages are not read")
@@ -441,7 +494,12 @@ class Connection:
     def too_big(self) -> None:
         limits = self.settings.limits
         if self.transport.closure is None:
-            logger.info("%s: a message of more than %d bytes; closed 1009", self, limits.message_bytes)
+            logger.info(
+                "%s: a message of more than %d bytes; closed 1009",
+                self,
+                limits.message_bytes,
+                extra=log_fields(self),
+            )
             self.counts["message_bytes"] += 1
         self.close_soon(1009, f"a message has at most {limits.message_bytes} bytes")
 
@@ -449,7 +507,7 @@ class Connection:
         try:
             await self.transport.send_close()
         except Exception:
-            logger.exception("%s: the server did not take the Close frame", self)
+            logger.exception("%s: the server did not take the Close frame", self, extra=log_fields(self))
 
     def closing(self) -> None:
         """The connection is over, on our side or on both; called by the transport, once or twice."""
@@ -496,10 +554,10 @@ class Connection:
             return RESTART
         if isinstance(outcome.said, PeerError):
             self.counts[f"closed.{type(outcome.said).__name__}"] += 1
-            logger.info("%s: closed, %a", self, outcome.said.log_reason)
+            logger.info("%s: closed, %a", self, outcome.said.log_reason, extra=log_fields(self))
         if outcome.away is not None:
             self.counts["closed.BrokerUnavailable"] += 1
-            logger.warning("%s: the broker is not available: %s", self, outcome.away)
+            logger.warning("%s: the broker is not available: %s", self, outcome.away, extra=log_fields(self))
         if farewell is not None:
             return farewell
         return self._not_accepted() if connecting else Farewell()
@@ -513,7 +571,7 @@ class Connection:
             error = mistakes[0]
             if len(mistakes) > 1:
                 error = BaseExceptionGroup("several tasks of one connection failed", failures)
-            logger.error("%s: %s", self, what, exc_info=error)
+            logger.error("%s: %s", self, what, exc_info=error, extra=log_fields(self))
 
     def _not_accepted(self) -> Farewell:
         if self._handler_scope.cancelled_caught and trio.current_time() >= self._handler_scope.deadline:
@@ -521,10 +579,15 @@ class Connection:
                 "%s: the handler neither accepted nor rejected within %g s; answered 503",
                 self,
                 self.settings.limits.accept_timeout,
+                extra=log_fields(self),
             )
             self.counts["accept_timeout"] += 1
             return Farewell(1013, "", 503)
-        logger.info("%s: the handler returned without accept() or reject(); answered 403", self)
+        logger.info(
+            "%s: the handler returned without accept() or reject(); answered 403",
+            self,
+            extra=log_fields(self),
+        )
         return Farewell()
 
     async def _say_goodbye(self, farewell: Farewell, *, wait: bool) -> None:
@@ -545,7 +608,7 @@ class Connection:
             except WebSocketDisconnect:
                 pass
             except Exception:
-                logger.exception("%s: the server did not take the Close frame", self)
+                logger.exception("%s: the server did not take the Close frame", self, extra=log_fields(self))
             else:
                 if wait and transport.state is State.CLOSING:
                     await transport.wait_gone()

@@ -160,6 +160,16 @@ class Connection:
         self._over(WireEvent.EOF, event)
         return [event]
 
+    @property
+    def fragments(self) -> int:
+        """Frames that have come of the message under way, or of the last one."""
+        return self._reader.fragments
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the frame under way still lacks."""
+        return self._reader.missing
+
     def data_to_send(self) -> bytes:
         """The Pongs that are due (RFC 6455 §5.5.2); ``b""`` if there are none. Each is given once.
 
@@ -204,16 +214,14 @@ class Connection:
     def encode_close(self, code: int | None = None, reason: str = "") -> bytes:
         """Our Close frame, the last one to send; ``b""`` if it was given before, or nobody is there.
 
-        Without a code it is the one that is due: the peer's own code after its Close frame (RFC 6455 §5.5.1),
-        the code and reason of a `Failure` (§7.1.7), or else 1000. Raises `WrongValueError` for a code that
-        must not be sent; a reason is cut to 123 bytes.
+        Without a code it is the one that is due: the peer's own code and reason after its Close frame
+        (RFC 6455 §5.5.1), those of a `Failure` (§7.1.7), or else 1000. Raises `WrongValueError` for a code
+        that must not be sent; a reason is cut to 123 bytes.
         """
         if code is not None:
             reason = check_close(code, reason)
-        elif isinstance(self._due, Failure):
+        elif isinstance(self._due, Failure) or self._due is not None:
             code, reason = self._due.code, self._due.reason
-        elif self._due is not None:
-            code, reason = self._due.code, ""
         else:
             code = CloseCode.NORMAL_CLOSURE
         if self.state is State.CLOSING or self.state is State.CLOSED:

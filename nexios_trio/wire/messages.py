@@ -15,7 +15,8 @@ from nexios_trio.wire.utf8 import Utf8Checker, invalid_utf8
 __all__ = ["EMPTY_FRAGMENTS", "MAX_PINGS", "MessageReader"]
 
 EMPTY_FRAGMENTS: Final = 64
-"""Fragments without a byte that one message may have; they cost a peer nothing, and bring nobody anything."""
+"""Fragments without a byte that one message may have; they cost a peer nothing, and bring nobody anything.
+Not so in a compressed one: zlib gives nothing for a small fragment, and all of it with a later one."""
 
 MAX_PINGS: Final = 32
 """Pings whose answer has not been taken yet; of more, the newest are answered (RFC 6455 §5.5.3)."""
@@ -38,7 +39,6 @@ class MessageReader:
         "_compressed",
         "_empty",
         "_final",
-        "_fragments",
         "_inflater",
         "_key",
         "_masked",
@@ -47,10 +47,11 @@ class MessageReader:
         "_message",
         "_message_limit",
         "_opcode",
-        "_remaining",
         "_short",
         "_tail",
         "_utf8",
+        "fragments",
+        "missing",
         "pings",
         "whole",
     )
@@ -67,10 +68,10 @@ class MessageReader:
         self._message = bytearray()
         self._message_limit = 0
         self._compressed = False
-        self._fragments = 0
+        self.fragments = 0
         self._empty = 0
         self._utf8: Utf8Checker | None = None
-        self._remaining = 0  # bytes to come of a data frame under way
+        self.missing = 0  # bytes to come of a data frame under way
         self._final = False
         self._key = b""
         self._short = min(SHORT, max_message_bytes) if masked else -1
@@ -96,7 +97,7 @@ class MessageReader:
             data = self._tail + data
             self._tail = b""
         end = len(data)
-        pos = self._payload(data, 0, events) if self._remaining else 0
+        pos = self._payload(data, 0, events) if self.missing else 0
         short = self._short
         while pos < end:
             if not self._opcode:
@@ -143,7 +144,7 @@ class MessageReader:
             return len(data) if over else stop
         self._begin(first, length)
         self._final = first >= FIN
-        self._remaining = length
+        self.missing = length
         self._key = key
         return self._payload(data, start, events)
 
@@ -169,7 +170,7 @@ class MessageReader:
             if self._opcode:
                 raise _broken("a message begins before the last one has ended")  # RFC 6455 §5.4
             self._opcode = opcode
-            self._fragments = self._empty = 0
+            self.fragments = self._empty = 0
             self._compressed = bool(first & RSV1)
             self._utf8 = Utf8Checker() if opcode == TEXT and not self._compressed else None
             # Deflate makes nothing larger by more than this, whatever its settings (deflateBound in zlib).
@@ -177,10 +178,10 @@ class MessageReader:
             self._message_limit = self._max_bytes + slack
         elif not self._opcode:
             raise _broken("a continuation frame without a message")  # RFC 6455 §5.4
-        self._fragments += 1
-        if length == 0 and first < FIN:
+        self.fragments += 1
+        if length == 0 and first < FIN and not self._compressed:
             self._empty += 1
-        if self._fragments > self._max_fragments or self._empty > EMPTY_FRAGMENTS:
+        if self.fragments > self._max_fragments or self._empty > EMPTY_FRAGMENTS:
             raise ProtocolViolation(CloseCode.POLICY_VIOLATION, "a message has too many fragments")
         if len(self._message) + length > self._message_limit:
             raise ProtocolViolation(
@@ -189,10 +190,10 @@ class MessageReader:
 
     def _payload(self, data: bytes, pos: int, events: list[Event]) -> int:
         """Take what there is of the payload of the frame under way; returns where it ends."""
-        remaining = self._remaining
+        remaining = self.missing
         piece: bytes | bytearray = data[pos : pos + remaining]
         stop = pos + len(piece)
-        self._remaining = remaining = remaining - len(piece)
+        self.missing = remaining = remaining - len(piece)
         if self._key:
             piece = apply_mask(piece, self._key)
         if self._final and not remaining and not self._message and not self._compressed:

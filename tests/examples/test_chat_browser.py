@@ -3,159 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pytest
 
-UNTESTED: Final = "THE CHAT WAS NOT TESTED IN A BROWSER: "
+from tests.examples.browsers import (
+    BACK,
+    FAINT,
+    NAMELESS,
+    PHONE,
+    SOON,
+    TOO_WIDE,
+    VISIBLE_FOCUS,
+    Browser,
+    Page,
+    Visitors,
+    connected,
+    expect,
+)
+from tests.examples.servers import Server
 
-try:
-    from playwright.sync_api import Browser, Page, ViewportSize, WebSocket, expect, sync_playwright
-except ImportError:
-    missing = UNTESTED + "playwright is missing (pip install playwright)"
-    if os.environ.get("CI"):
-        pytest.fail(missing, pytrace=False)
-    pytest.skip(missing, allow_module_level=True)
-
-ROOT: Final = Path(__file__).parents[2]
-ARGS: Final = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 800}
-PHONE: Final[ViewportSize] = {"width": 375, "height": 667}
-SOON: Final = 10_000  # ms for what takes no time but the machine's
-BACK: Final = 45_000  # ms for coming back: the page waits up to 30 s between two attempts
-
-expect.set_options(timeout=SOON)
+APP: Final = "examples.chat:app"
 
 
-class Server:
-    """The chat under the plain hypercorn command, in processes of its own."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.log: list[str] = []
-        self._process: subprocess.Popen[str] | None = None
-        self._drain: threading.Thread | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        """On a free port; later on the same one."""
-        bind = f"127.0.0.1:{self.port}"
-        command = ["-m", "hypercorn", "--worker-class", "trio", "--bind", bind, "examples.chat:app"]
-        process = self._process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            self.log.append(line)
-            if running := re.search(r"Running on http://127\.0\.0\.1:(\d+)", line):
-                self.port = int(running[1])
-                break
-        else:
-            pytest.fail("the server did not start:\n" + "".join(self.log))
-        self._drain = threading.Thread(target=self._read, args=(process.stderr,))
-        self._drain.start()
-
-    def _read(self, stderr: IO[str]) -> None:
-        self.log += stderr
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._process is None or self._drain is None:
-            return
-        process, drain = self._process, self._drain
-        self._process = self._drain = None
-        if how is signal.SIGTERM:
-            process.terminate()  # hypercorn passes it on to its worker
-        else:
-            os.killpg(process.pid, how)
-        try:
-            process.wait(30)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            drain.join()
-            assert process.stderr is not None
-            process.stderr.close()
-
-
-@pytest.fixture
-def make_server() -> Iterator[Callable[[], Server]]:
-    servers: list[Server] = []
-
-    def make() -> Server:
-        server = Server()
-        servers.append(server)
-        server.start()
-        return server
-
-    yield make
-    for server in servers:
-        server.stop()
-        assert "Traceback" not in "".join(server.log), "".join(server.log)
-
-
-@pytest.fixture
-def server(make_server: Callable[[], Server]) -> Server:
-    return make_server()
-
-
-# Not for the session: while Playwright's sync interface is open, an asyncio loop runs in this thread, and no
-# test of another module could call asyncio.run().
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        missing = UNTESTED + "no chromium on the path (apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
-        yield browser
-        browser.close()
-
-
-class Visitors:
-    """Opens pages, each in a browser profile of its own, and notes what they complain about."""
-
-    def __init__(self, browser: Browser, server: Server) -> None:
-        self._browser = browser
-        self._server = server
-        self.complaints: list[str] = []
-
-    def page(self, room: str = "", **options: Any) -> Page:
-        context = self._browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
-        page = context.new_page()
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: self._console(message.type, message.text))
-        page.goto(self._server.url + (f"#{room}" if room else ""))
-        return page
-
-    def _console(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and not text.startswith("WebSocket connection to"):
-            self.complaints.append(text)
-
+class Guests(Visitors):
     def join(self, name: str, room: str = "lobby", **options: Any) -> Page:
         page = self.page(room, **options)
         page.get_by_label("Your name").fill(name)
@@ -163,21 +36,13 @@ class Visitors:
         connected(page)
         return page
 
-    def leave(self) -> None:
-        for context in self._browser.contexts:
-            context.close()
-
 
 @pytest.fixture
-def visitors(browser: Browser, server: Server) -> Iterator[Visitors]:
-    visitors = Visitors(browser, server)
-    yield visitors
-    visitors.leave()
-    assert visitors.complaints == []
-
-
-def connected(page: Page, timeout: float = SOON) -> None:
-    expect(page.get_by_role("status").first).to_have_text("Connected", timeout=timeout)
+def visitors(browser: Browser, server: Server) -> Iterator[Guests]:
+    guests = Guests(browser, server.url)
+    yield guests
+    guests.leave()
+    assert guests.complaints == []
 
 
 def write(page: Page, text: str) -> None:
@@ -189,7 +54,7 @@ def sees(page: Page, text: str, timeout: float = SOON) -> None:
     expect(page.locator("#messages .bubble", has_text=text)).to_have_count(1, timeout=timeout)
 
 
-def test_two_people_talk_and_see_each_other_typing(visitors: Visitors) -> None:
+def test_two_people_talk_and_see_each_other_typing(visitors: Guests) -> None:
     ada, grace = visitors.join("Ada"), visitors.join("Grace")
     expect(ada.locator("#people bdi")).to_have_text(["Ada", "Grace"])
     write(ada, "Hello Grace")
@@ -206,7 +71,7 @@ def test_two_people_talk_and_see_each_other_typing(visitors: Visitors) -> None:
     expect(ada.locator("#people bdi")).to_have_text(["Ada"])
 
 
-def test_who_comes_later_reads_what_was_said(visitors: Visitors) -> None:
+def test_who_comes_later_reads_what_was_said(visitors: Guests) -> None:
     ada = visitors.join("Ada", "history")
     for number in range(1, 4):
         write(ada, f"Message {number}")
@@ -217,7 +82,7 @@ def test_who_comes_later_reads_what_was_said(visitors: Visitors) -> None:
     expect(same_name.locator("#people bdi")).to_have_text(["Ada", "Ada 2", "Late"])
 
 
-def test_rooms_are_apart_and_have_links(visitors: Visitors) -> None:
+def test_rooms_are_apart_and_have_links(visitors: Guests) -> None:
     ada, grace = visitors.join("Ada", "one"), visitors.join("Grace", "two")
     write(ada, "In room one")
     sees(ada, "In room one")
@@ -236,7 +101,7 @@ def test_rooms_are_apart_and_have_links(visitors: Visitors) -> None:
     expect(grace.locator("[aria-current]")).to_contain_text("lobby")
 
 
-def test_what_people_write_is_text(visitors: Visitors) -> None:
+def test_what_people_write_is_text(visitors: Guests) -> None:
     ada, grace = visitors.join("<i>Ada</i>", "markup"), visitors.join("Grace", "markup")
     write(ada, "<img src=x onerror=alert(1)><b>bold</b> &amp;")
     sees(grace, "<img src=x onerror=alert(1)><b>bold</b> &amp;")
@@ -249,7 +114,7 @@ def test_pages_come_back_by_themselves_when_the_server_does(
     browser: Browser, make_server: Callable[[], Server]
 ) -> None:
     server = make_server()
-    visitors = Visitors(browser, server)
+    visitors = Guests(browser, server.url)
     ada, grace = visitors.join("Ada"), visitors.join("Grace")
     write(ada, "Before")
     sees(grace, "Before")
@@ -277,7 +142,7 @@ def test_pages_come_back_by_themselves_when_the_server_does(
     assert visitors.complaints == []
 
 
-def test_a_page_that_loses_its_network_says_so_and_loses_nothing(visitors: Visitors) -> None:
+def test_a_page_that_loses_its_network_says_so_and_loses_nothing(visitors: Guests) -> None:
     ada, grace = visitors.join("Ada", "train"), visitors.join("Grace", "train")
     ada.context.set_offline(True)
     expect(ada.get_by_role("status").first).to_have_text("Offline")
@@ -292,7 +157,7 @@ def test_a_page_that_loses_its_network_says_so_and_loses_nothing(visitors: Visit
     expect(grace.locator("#people bdi")).to_have_text(["Ada", "Grace"])
 
 
-def test_a_page_that_was_offline_gets_exactly_what_it_missed(visitors: Visitors) -> None:
+def test_a_page_that_was_offline_gets_exactly_what_it_missed(visitors: Guests) -> None:
     ada, grace = visitors.join("Ada", "tunnel"), visitors.join("Grace", "tunnel")
     write(grace, "Before")
     sees(ada, "Before")
@@ -301,7 +166,7 @@ def test_a_page_that_was_offline_gets_exactly_what_it_missed(visitors: Visitors)
     joins: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
 
-    def watch(socket: WebSocket) -> None:
+    def watch(socket: Any) -> None:
         socket.on("framesent", lambda data: joins.append(json.loads(data)))
         socket.on("framereceived", lambda data: answers.append(json.loads(data)))
 
@@ -326,7 +191,7 @@ def test_a_page_that_was_offline_gets_exactly_what_it_missed(visitors: Visitors)
     sees(ada, "And on")
 
 
-def test_everything_can_be_done_with_the_keyboard(visitors: Visitors) -> None:
+def test_everything_can_be_done_with_the_keyboard(visitors: Guests) -> None:
     ada = visitors.page()
     expect(ada.get_by_label("Your name")).to_be_focused()
     ada.keyboard.type("Ada")
@@ -354,19 +219,7 @@ def test_everything_can_be_done_with_the_keyboard(visitors: Visitors) -> None:
         assert any(reachable in stop for stop in stops), (reachable, stops)
 
 
-VISIBLE_FOCUS: Final = """() => {
-  const element = document.activeElement;
-  if (element === document.body) return "body";
-  const seen = [element, element.closest("form")].some((place) => {
-    const style = place && getComputedStyle(place);
-    return style && ((style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2)
-      || style.boxShadow !== "none");
-  });
-  return `${element.id || element.hash || element.getAttribute("aria-label")}${seen ? "" : " unseen focus"}`;
-}"""
-
-
-def test_a_phone_needs_no_sideways_scrolling(visitors: Visitors) -> None:
+def test_a_phone_needs_no_sideways_scrolling(visitors: Guests) -> None:
     ada = visitors.page("phone", viewport=PHONE, has_touch=True, is_mobile=True)
     assert ada.evaluate(TOO_WIDE) == []
     ada.get_by_label("Your name").fill("W" * 24)
@@ -392,18 +245,7 @@ def test_a_phone_needs_no_sideways_scrolling(visitors: Visitors) -> None:
     expect(ada.get_by_role("link", name="lobby")).not_to_be_visible()
 
 
-TOO_WIDE: Final = """() => {
-  const wide = document.documentElement.scrollWidth > innerWidth ? ["page"] : [];
-  const boxes = [...document.querySelectorAll("main, main *, aside.open, aside.open *")];
-  return wide.concat(boxes
-    .filter((box) => box.getClientRects().length && !box.closest(".unseen, svg"))
-    .filter((box) => box.getBoundingClientRect().right > innerWidth + 1
-      || (box.matches(".log, .bubble, .people, .card") && box.scrollWidth > box.clientWidth))
-    .map((box) => box.outerHTML.slice(0, 80)));
-}"""
-
-
-def test_the_log_follows_only_who_is_at_its_end(visitors: Visitors) -> None:
+def test_the_log_follows_only_who_is_at_its_end(visitors: Guests) -> None:
     ada, grace = visitors.join("Ada", "scroll"), visitors.join("Grace", "scroll")
     for number in range(4):
         write(ada, f"{number}" + "\nline" * 8)
@@ -422,7 +264,7 @@ def test_the_log_follows_only_who_is_at_its_end(visitors: Visitors) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_has_a_name_and_enough_contrast(visitors: Visitors, scheme: str) -> None:
+def test_everything_has_a_name_and_enough_contrast(visitors: Guests, scheme: str) -> None:
     room = f"a11y-{scheme}"
     ada = visitors.page(room, color_scheme=scheme)
     assert ada.evaluate(NAMELESS) == []
@@ -446,58 +288,3 @@ def test_everything_has_a_name_and_enough_contrast(visitors: Visitors, scheme: s
     assert ada.evaluate(FAINT) == []
     expect(ada.get_by_role("log")).to_have_attribute("aria-live", "polite")
     assert ada.evaluate("document.getAnimations().length") == 0  # reduced motion
-
-
-NAMELESS: Final = """() => {
-  const wrong = [];
-  const all = (selector) => [...document.querySelectorAll(selector)];
-  const shown = (element) => element.checkVisibility();
-  for (const field of all("input, textarea"))
-    if (![...field.labels].some((label) => label.textContent.trim())) wrong.push(field.outerHTML);
-  for (const control of all("button, a"))
-    if (!(control.getAttribute("aria-label") || control.textContent).trim()) wrong.push(control.outerHTML);
-  for (const image of all("img")) if (!image.hasAttribute("alt")) wrong.push(image.outerHTML);
-  const ids = all("[id]").map(({ id }) => id);
-  wrong.push(...ids.filter((id, i) => ids.indexOf(id) !== i));
-  for (const kind of ["for", "aria-labelledby", "aria-describedby", "aria-controls"])
-    for (const element of all(`[${kind}]`))
-      if (!ids.includes(element.getAttribute(kind))) wrong.push(element.outerHTML);
-  for (const single of ["main", "h1"])
-    if (all(single).filter(shown).length !== 1) wrong.push(`not one ${single}`);
-  for (const target of all("button, input, textarea").filter(shown)) {
-    const { width, height } = target.getBoundingClientRect();
-    if (Math.min(width, height) < 36) wrong.push(`too small: ${target.outerHTML}`);
-  }
-  if (!document.documentElement.lang || !document.title) wrong.push("no language or title");
-  return wrong;
-}"""
-
-FAINT: Final = """() => {
-  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-    const [r, g, b] = parse(colour).map((v) => linear(v / 255));
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const behind = (element) => {
-    for (; element; element = element.parentElement) {
-      const colour = getComputedStyle(element).backgroundColor;
-      if ((parse(colour)[3] ?? 1) === 1) return colour;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const faint = [];
-  const check = (element, colour, what) => {
-    const [bright, dark] = [light(colour), light(behind(element))].sort((a, b) => b - a);
-    const ratio = (bright + .05) / (dark + .05);
-    if (ratio < 4.5) faint.push(`${ratio.toFixed(2)} ${what}`);
-  };
-  for (const element of document.querySelectorAll("body, body *")) {
-    if (!element.checkVisibility({ visibilityProperty: true })) continue;
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (own || element.value) check(element, getComputedStyle(element).color, element.outerHTML.slice(0, 90));
-    if (element.placeholder)
-      check(element, getComputedStyle(element, "::placeholder").color, `${element.id} placeholder`);
-  }
-  return faint;
-}"""

@@ -21,6 +21,7 @@ from benchmarks.frozen import freeze
 from benchmarks.harness import Declined, Failed, Server, Tools, built_tools, load
 from benchmarks.scenarios import SCENARIOS, measure
 from benchmarks.servers import OURS, PEERS, serving
+from benchmarks.watch import measured
 from nexios_trio.wire import Connection, Deflate, RequestReader, accept_response, agree
 from tests.brokers.redis_server import needs_redis
 
@@ -75,6 +76,13 @@ def test_a_node_that_stood_still_has_all_messages_if_the_history_has_them() -> N
     found = freeze(0.2, groups=5, history=1000, rate=200, size=10)
     assert found["received"] == found["sent"] > 0
     assert found["holes in silence"] == found["again"] == found["told"] == 0
+
+
+def test_an_echo_is_measured_while_somebody_watches(tools: Tools) -> None:
+    for app, viewed in (("metrics", False), ("dashboard", True), ("traced", False)):
+        rate, per_cpu_second = measured(tools, app, viewed, seconds=0.3, clients=3)
+        assert rate > 0
+        assert per_cpu_second > 0
 
 
 def test_the_server_in_c_echoes_and_broadcasts(tools: Tools) -> None:

@@ -1,6 +1,6 @@
 """The documentation is run: what it shows works, what it lists exists, where it links to is there.
 
-How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
+How the code blocks of a page (``README.md``, ``docs/**/*.md``, ``examples/**/*.md``) are treated:
 
 * ```` ```python ```` blocks run one after the other, in one namespace per page. Each block works on a copy of
   the names before it, so that ``app`` in a test means the ``app`` that a reader saw last.
@@ -13,6 +13,7 @@ How the code blocks of a page (``README.md``, ``docs/**/*.md``) are treated:
 * ``async def main(url)`` is called with the page's last ``app`` behind ``url``, on a real server.
 * ```` ```nginx ```` and ```` ```caddy ```` blocks are run by ``tests/server/test_behind_proxies.py`` and
   ``tests/server/test_several_servers.py``.
+* systemd units and Dockerfiles: what they start is parsed as below.
 * In ```` ```sh ```` blocks, and behind ``$ `` in ```` ```console ```` blocks, ``hypercorn`` and
   ``nexios-trio`` lines are parsed by these commands' own parsers; ``module:app`` must be there, on the page
   or to import.
@@ -24,9 +25,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import configparser
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
 import logging
 import math
@@ -57,6 +60,7 @@ from nexios_trio import (
     AuthenticationError,
     ChannelBox,
     CloseCode,
+    Deflate,
     FirstMessage,
     Heartbeat,
     HistoryLimits,
@@ -75,6 +79,8 @@ from nexios_trio import (
     exceptions,
 )
 from nexios_trio.cli import main as command
+from nexios_trio.monitoring.dashboard import Dashboard
+from nexios_trio.monitoring.tracing import Tracing
 from nexios_trio.security.jwt import JWT
 from nexios_trio.server.hypercorn import hypercorn_config
 from nexios_trio.testing import TestClient, WebSocketRejected, serve
@@ -84,8 +90,16 @@ from nexios_trio.transports.states import TRANSITIONS, Event, State
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md"))]
-LANGUAGES = {"python", "sh", "console", "html", "ini", "toml", "text", "mermaid", "nginx", "caddy"}
+_spec = importlib.util.spec_from_file_location("site_of_docs", ROOT / "scripts/site.py")
+assert _spec is not None
+assert _spec.loader is not None
+site = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(site)
+EXAMPLES = sorted((ROOT / "examples").glob("**/*.md"))
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.glob("**/*.md")), *EXAMPLES]
+LANGUAGES = {
+    *("python", "sh", "console", "html", "ini", "toml", "text", "mermaid", "nginx", "caddy", "dockerfile"),
+}
 
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (?P<script>\w+\.py)\b|<!-- (?P<page>\w+\.html) -->\n")
@@ -157,7 +171,8 @@ class Page:
                     block.run(names)
                 else:
                     module = types.ModuleType(block.file.removesuffix(".py"))
-                    before[module.__name__] = sys.modules.get(module.__name__)
+                    # A page may show a file several times, as it grows.
+                    before.setdefault(module.__name__, sys.modules.get(module.__name__))
                     sys.modules[module.__name__] = module
                     block.run(module.__dict__)
         finally:
@@ -338,11 +353,13 @@ def test_a_command_line_is_understood(
     elif program == "nexios-trio":
         _nexios_trio(arguments, monkeypatch)
     elif program == "python":
-        assert arguments[:2] == ["-m", "pytest"] or arguments[0] in page.files
+        module = arguments[0] == "-m" and importlib.util.find_spec(arguments[1])
+        assert module or arguments[0] in page.files
     elif program.startswith("scripts/"):
         assert (ROOT / program).is_file()
     else:
-        assert program in ("pip", "pip-audit", "git", "cd", "source"), "this test does not know the command"
+        known = ("pip", "pip-audit", "git", "cd", "source", "docker")
+        assert program in known, "this test does not know the command"
 
 
 def _app_of_hypercorn(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -377,14 +394,17 @@ def _nexios_trio(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert _app_of_hypercorn(
             [context.params["application"], *context.params["hypercorn_options"]], monkeypatch
         )
-    else:
+    elif "application" in context.params:
         _load(context.params["application"])
+    else:
+        assert name in ("bench", "connect", "new")
 
 
 # Tables and diagrams
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "NexiosApp": NexiosApp,
+    "Deflate": Deflate,
     "FirstMessage": FirstMessage,
     "Heartbeat": Heartbeat,
     "Identity": Identity,
@@ -395,6 +415,8 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "TestClient": TestClient,
     "TestClient.connect": TestClient.connect,
     "serve": serve,
+    "Dashboard": Dashboard,
+    "Tracing": Tracing,
 }
 NOT_OPTIONS = {"self", "app", "path", "config"}
 
@@ -434,6 +456,64 @@ def test_the_options_of_the_runner_are_all_told() -> None:
     rows = the_page("serving.md").table("nexios-trio run option")
     options = [p for p in command.commands["run"].params if isinstance(p, click.Option)]
     assert [row[0].strip("`") for row in rows] == [option.opts[0] for option in options]
+
+
+@pytest.mark.parametrize("name", ["connect", "bench"])
+def test_the_options_of_a_command_are_all_told(name: str) -> None:
+    assert isinstance(command, click.Group)
+    rows = the_page("cli.md").table(f"nexios-trio {name} option")
+    options = [p for p in command.commands[name].params if isinstance(p, click.Option)]
+    assert [row[0].strip("`") for row in rows] == [option.opts[-1] for option in options]
+    for option, row in zip(options, rows, strict=True):
+        for short in option.opts[:-1]:
+            assert f"Short: `{short}`." in row[1]
+        if isinstance(option.default, int | float) and not isinstance(option.default, bool):
+            assert re.search(rf"; {option.default:g}\.", row[1]), f"the default of {option.opts[-1]}"
+
+
+def test_the_commands_are_all_told() -> None:
+    assert isinstance(command, click.Group)
+    told = {row[0].strip("`") for row in the_page("cli.md").table("command")}
+    assert told == {f"nexios-trio {name}" for name in command.commands}
+
+
+def _blocks(name: str, info: str, beginning: str) -> Iterator[str]:
+    for block in the_page(name).blocks:
+        if block.info == info and block.code.startswith(beginning):
+            yield block.code
+
+
+def test_the_unit_of_systemd_starts_the_app_and_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    (unit,) = _blocks("deploy.md", "ini", "# /etc/systemd")
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(unit)
+    service = parser["Service"]
+    program, *arguments = shlex.split(service["ExecStart"])
+    assert Path(program).name == "nexios-trio"
+    monkeypatch.setitem(sys.modules, "chat", _module_of("deploy.md", "chat.py"))
+    _nexios_trio(arguments, monkeypatch)
+    # What docs/serving.md says of the worst case: less than 20 seconds.
+    assert int(service["TimeoutStopSec"]) > 20
+    assert service["ExecStart"].partition("unix:")[2].startswith(f"/run/{service['RuntimeDirectory']}/")
+
+
+def test_the_dockerfile_starts_the_app_without_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    (dockerfile,) = _blocks("deploy.md", "dockerfile", "FROM")
+    steps = [line.split(" ", 1) for line in dockerfile.splitlines()]
+    assert {word for word, _ in steps} <= {"FROM", "RUN", "WORKDIR", "COPY", "USER", "EXPOSE", "CMD"}
+    (started,) = [ast.literal_eval(rest) for word, rest in steps if word == "CMD"]
+    program, *arguments = started
+    assert program == "nexios-trio"
+    monkeypatch.setitem(sys.modules, "chat", _module_of("deploy.md", "chat.py"))
+    _nexios_trio(arguments, monkeypatch)
+    assert started[-1].endswith(next(rest for word, rest in steps if word == "EXPOSE"))
+
+
+def _module_of(page: str, file: str) -> types.ModuleType:
+    module = types.ModuleType(file.removesuffix(".py"))
+    module.__dict__.update(the_page(page).files[file].names)
+    return module
 
 
 def test_the_table_of_timeouts_agrees_with_the_settings() -> None:
@@ -718,8 +798,8 @@ def test_links_lead_somewhere(page: Page) -> None:
         path, _, anchor = target.partition("#")
         file = (page.path.parent / path).resolve() if path else page.path
         assert file.exists(), target
-        if page.path.is_relative_to(DOCS):
-            assert file.is_relative_to(DOCS), f"{target} leads out of docs/, where a site has nothing"
+        if page.path.is_relative_to(DOCS) and not file.is_relative_to(DOCS):
+            assert file.relative_to(ROOT).as_posix() in site.OUTSIDE, f"{target} is no page of the site"
         if anchor:
             assert anchor in next(other.anchors for other in ALL if other.path == file), target
 
@@ -743,6 +823,31 @@ def test_dotted_names_exist(page: Page) -> None:
             break
         else:
             raise AssertionError(f"{page}: {name}")
+
+
+# The site
+
+
+def test_the_site_has_every_page_and_fetches_nothing(tmp_path: Path) -> None:
+    assert site.build(tmp_path) == 0  # with warnings as errors
+    html = tmp_path / "html"
+    names = {
+        page.path.relative_to(DOCS).with_suffix(".html") for page in ALL if page.path.is_relative_to(DOCS)
+    }
+    names |= {path.relative_to(DOCS).with_suffix(".html") for path in DOCS.glob("reference/*.rst")}
+    assert {html / name for name in names} <= set(html.glob("**/*.html"))
+    for page in html.glob("**/*.html"):
+        for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text("utf-8")):
+            assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag), f"{page.name}: {tag}"
+    for style in html.glob("_static/**/*.css"):
+        assert not re.search(r"""(?:@import|url\()\s*["']?(?:https?:)?//""", style.read_text("utf-8")), style
+
+
+def test_the_reference_has_every_public_name() -> None:
+    told = "\n".join(path.read_text("utf-8") for path in DOCS.glob("reference/*.rst"))
+    names = {name for name in nexios_trio.__all__ if not name.startswith("__")}
+    elsewhere = {name for name in exceptions.__all__ if f"automodule:: {exceptions.__name__}" in told}
+    assert {name for name in names - elsewhere if not re.search(rf"\b{name}\b", told)} == set()
 
 
 # The browser's side of a token

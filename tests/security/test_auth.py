@@ -63,9 +63,9 @@ from nexios_trio import (
     nobody,
     requires,
 )
-from nexios_trio.testing import TestClient, WebSocketRejected, serve
+from nexios_trio.testing import TestClient, WebSocketRejected
 from nexios_trio.types import Message, Receive, Scope, Send
-from tests.lanes import Lane, MemoryPeer, Peer, SocketPeer
+from tests.lanes import Lane, MemoryPeer, Peer, Serve, SocketPeer
 
 MARKER = "s3cret-marker-t0ken"
 
@@ -409,7 +409,7 @@ async def test_a_token_among_the_subprotocols_that_is_no_good_is_refused(
     assert MARKER not in caplog.text
 
 
-async def test_a_token_in_a_header_line_of_its_own_is_found_and_hidden() -> None:
+async def test_a_token_in_a_header_line_of_its_own_is_found_and_hidden(serve: Serve) -> None:
     """RFC 6455 §11.3.4: the header may appear several times, which is the same as once with all values."""
     seen: list[Any] = []
 
@@ -952,7 +952,9 @@ async def test_whatever_can_be_called_and_awaited_authenticates(
 
 
 @pytest.mark.parametrize(
-    "wrong", [verify, lambda ws: "ada", BearerToken, Doorman, "ada", 5, object()], ids=repr
+    "wrong",
+    [verify, lambda ws: "ada", BearerToken, Doorman, "ada", 5, object()],
+    ids=lambda wrong: repr(wrong).split(" at ")[0],
 )
 @pytest.mark.parametrize("place", ["app", "router", "route", "decorator", "WebsocketRoutes"])
 def test_what_cannot_be_awaited_is_refused_at_registration(wrong: Any, place: str) -> None:

@@ -30,8 +30,8 @@ from nexios_trio import (
     WrongTypeError,
     WrongValueError,
 )
-from nexios_trio.testing import TestClient, WebSocketRejected, serve
-from tests.lanes import Lane, Peer, SocketPeer
+from nexios_trio.testing import TestClient, WebSocketRejected
+from tests.lanes import Lane, Peer, Serve, SocketPeer
 
 DEFAULTS: dict[str, Any] = {
     "connections": 10_000,
@@ -1021,7 +1021,7 @@ async def test_without_limits_everything_passes_that_was_beyond_them(
     ids=["default", "no bound on headers", "no bound on queries", "none"],
 )
 async def test_to_take_a_bound_away_does_not_tighten_that_of_the_server(
-    limits: Limits, headers: int, query: int
+    serve: Serve, limits: Limits, headers: int, query: int
 ) -> None:
     """hypercorn has a bound of its own on a request that comes in pieces."""
     opened = trio.Event()

@@ -21,8 +21,9 @@ SERVER = textwrap.dedent("""
         def emit(self, record):
             Accepts.count += "accept" in record.getMessage()
 
-    logging.getLogger("trio.serve_listeners").addHandler(Accepts())
-    logging.getLogger("trio.serve_listeners").propagate = False
+    for name in ("trio.serve_listeners", "nexios_trio.server"):
+        logging.getLogger(name).addHandler(Accepts())
+        logging.getLogger(name).propagate = False
     app = NexiosApp(heartbeat=None)
 
     @app.ws_route("/")

@@ -16,8 +16,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nexios_trio import Limits, NexiosApp, WebSocket
-from nexios_trio.testing import TestServer, serve
-from tests.lanes import SocketPeer
+from nexios_trio.testing import TestServer
+from tests.lanes import Serve, SocketPeer
 from tests.server.clients import H2Client, read_to_end, stalled
 from tests.server.frames import MORE, PING, PONG, TEXT, frame
 from tests.server.test_hostile_and_dead_clients import UPGRADE
@@ -85,7 +85,7 @@ FLOODS = {
 @pytest.mark.parametrize("path", ["/", "/deaf"])
 @pytest.mark.parametrize(("first", "again"), FLOODS.values(), ids=FLOODS.keys())
 async def test_a_flood_of_frames_keeps_nobody_else_from_being_served(
-    first: bytes, again: bytes, path: str, app: NexiosApp
+    serve: Serve, first: bytes, again: bytes, path: str, app: NexiosApp
 ) -> None:
     async with serve(app) as server, neighbour(server) as peer:
         async with stalled(server.host, server.port, path) as stream, trio.open_nursery() as nursery:
@@ -113,14 +113,16 @@ HEADS = {
 
 @pytest.mark.parametrize("rest", HEADS.values(), ids=HEADS.keys())
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nHost: x\r\n", UPGRADE[:-2]], ids=["http", "ws"])
-async def test_a_mebibyte_of_headers_is_answered_431(start: bytes, rest: bytes, app: NexiosApp) -> None:
+async def test_a_mebibyte_of_headers_is_answered_431(
+    serve: Serve, start: bytes, rest: bytes, app: NexiosApp
+) -> None:
     async with serve(app) as server, neighbour(server):
         async with await trio.open_tcp_stream(server.host, server.port) as stream:
             await stream.send_all(start + rest)
             assert (await read_to_end(stream)).startswith(b"HTTP/1.1 431 ")
 
 
-async def test_so_it_is_over_tls(app: NexiosApp, certificate: tuple[str, str]) -> None:
+async def test_so_it_is_over_tls(serve: Serve, app: NexiosApp, certificate: tuple[str, str]) -> None:
     cert, key = certificate
     trust = ssl.create_default_context(cafile=cert)
     async with serve(app, certfile=cert, keyfile=key) as server:
@@ -132,7 +134,7 @@ async def test_so_it_is_over_tls(app: NexiosApp, certificate: tuple[str, str]) -
         await trio.aclose_forcefully(stream)
 
 
-async def test_over_http2_the_connection_ends_with_a_word(app: NexiosApp) -> None:
+async def test_over_http2_the_connection_ends_with_a_word(serve: Serve, app: NexiosApp) -> None:
     async with serve(app) as server, neighbour(server):
         client = H2Client(await trio.open_tcp_stream(server.host, server.port))
         await client.start()
@@ -159,7 +161,7 @@ HEAD = UPGRADE[:-2] + b"X: " + b"x" * 40_000 + b"\r\n\r\n"
     ],
 )
 async def test_a_heads_bound_is_the_apps_or_that_of_the_configuration(
-    bound: int | None, config: dict[str, int], answer: bytes
+    serve: Serve, bound: int | None, config: dict[str, int], answer: bytes
 ) -> None:
     app = NexiosApp(limits=Limits(header_bytes=bound), close_timeout=0.1)
 
@@ -167,7 +169,7 @@ async def test_a_heads_bound_is_the_apps_or_that_of_the_configuration(
     async def accept(ws: WebSocket) -> None:
         await ws.accept()
 
-    async with serve(app, **config) as server:  # type: ignore[arg-type]
+    async with serve(app, **config) as server:
         async with await trio.open_tcp_stream(server.host, server.port) as stream:
             await stream.send_all(HEAD[:30_000])
             await wait_all_tasks_blocked(0.01)  # it is bounded only while it is not whole

@@ -1,4 +1,4 @@
-"""Clients that others wrote, against a real hypercorn: each has its own idea of the protocol."""
+"""Clients that others wrote, against both of our servers: each has its own idea of the protocol."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from websockets.sync.client import connect as sync_connect
 from websockets.typing import Subprotocol
 
 from nexios_trio import Deflate, Heartbeat, NexiosApp, WebSocket, WebSocketDisconnect
-from nexios_trio.testing import serve
+from tests.lanes import Serve
 
 BIG = "x" * (1 << 20)
 V1, V2 = Subprotocol("v1"), Subprotocol("v2")
@@ -89,7 +89,7 @@ class Pings:
         return seen
 
 
-async def test_the_asyncio_client_of_websockets(told: Told) -> None:
+async def test_the_asyncio_client_of_websockets(serve: Serve, told: Told) -> None:
     async def client(url: str) -> None:
         for compression in ("deflate", None):
             async with asyncio_connect(
@@ -135,7 +135,7 @@ async def test_the_asyncio_client_of_websockets(told: Told) -> None:
     assert told.extensions[1] is None
 
 
-async def test_the_blocking_client_of_websockets(told: Told) -> None:
+async def test_the_blocking_client_of_websockets(serve: Serve, told: Told) -> None:
     def client(url: str) -> None:
         for compression in ("deflate", None):
             with sync_connect(
@@ -172,7 +172,7 @@ async def test_the_blocking_client_of_websockets(told: Told) -> None:
     assert len(told.ends) == 3
 
 
-async def test_trio_websocket(told: Told) -> None:
+async def test_trio_websocket(serve: Serve, told: Told) -> None:
     async with serve(told.app) as server:
         async with trio_websocket.open_websocket_url(
             server.url + "/echo", subprotocols=["v2", "v1"], max_message_size=2 << 20
@@ -215,7 +215,7 @@ def node() -> dict[str, str]:
     return {**os.environ, "NODE_PATH": str(modules)}
 
 
-async def test_ws_of_npm(told: Told, node: dict[str, str]) -> None:
+async def test_ws_of_npm(serve: Serve, told: Told, node: dict[str, str]) -> None:
     script = Path(__file__).with_name("foreign_client.js")
     async with serve(told.app) as server:
         done = await trio.run_process(

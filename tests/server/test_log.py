@@ -18,7 +18,8 @@ from starlette.responses import PlainTextResponse
 from nexios_trio import NexiosApp, WebSocket
 from nexios_trio.server.hypercorn import hypercorn_config
 from nexios_trio.server.log import LineFormatter, SafeLogger, printable
-from nexios_trio.testing import TestServer, serve
+from nexios_trio.testing import TestServer
+from tests.lanes import Serve
 from tests.server.clients import H2Client, read_to_end
 from tests.server.test_hostile_and_dead_clients import UPGRADE
 
@@ -105,7 +106,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_path_forges_no_line(path: bytes, app: NexiosApp, access: Lines) -> None:
+async def test_a_path_forges_no_line(serve: Serve, path: bytes, app: NexiosApp, access: Lines) -> None:
     async with serve(app, **logging_to(access)) as server:
         assert (await get(server, path)).startswith(b"HTTP/1.1 ")
     (line,) = access.lines
@@ -123,7 +124,9 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("value", HEADERS.values(), ids=HEADERS.keys())
-async def test_a_header_forges_no_part_of_a_line(value: bytes, app: NexiosApp, access: Lines) -> None:
+async def test_a_header_forges_no_part_of_a_line(
+    serve: Serve, value: bytes, app: NexiosApp, access: Lines
+) -> None:
     headers = b"".join(b"%s: %s\r\n" % (name, value) for name in (b"X-Evil", b"Referer", b"User-Agent"))
     async with serve(app, **logging_to(access, '"%(f)s" "%(a)s" "%({x-evil}i)s"')) as server:
         assert b"200" in await get(server, b"/", headers)
@@ -139,7 +142,7 @@ SECRETS = (
 )
 
 
-async def test_no_atom_tells_a_secret(app: NexiosApp, access: Lines) -> None:
+async def test_no_atom_tells_a_secret(serve: Serve, app: NexiosApp, access: Lines) -> None:
     """Neither the atoms of a format, nor the mapping that a formatter of JSON would take."""
     seen: list[str] = []
 
@@ -166,7 +169,7 @@ async def test_no_atom_tells_a_secret(app: NexiosApp, access: Lines) -> None:
     assert "r=GET /echo 1.1 R=GET /echo?[...] 1.1 s=101 st=Switching Protocols S=ws" in ws
 
 
-async def test_what_is_no_secret_is_logged_as_it_came(app: NexiosApp, access: Lines) -> None:
+async def test_what_is_no_secret_is_logged_as_it_came(serve: Serve, app: NexiosApp, access: Lines) -> None:
     async with serve(
         app, **logging_to(access, '%(h)s "%(r)s" %(s)s "%(R)s" "%(q)s" "%(f)s" "%(a)s"')
     ) as server:
@@ -177,12 +180,17 @@ async def test_what_is_no_secret_is_logged_as_it_came(app: NexiosApp, access: Li
     assert rest == '"GET /caf%C3%A9 1.1" 200 "GET /caf%C3%A9 1.1" "" "http://x/y" "Mozilla/5.0 (X11)"'
 
 
-async def test_each_handshake_has_one_line(app: NexiosApp, access: Lines) -> None:
+async def test_each_handshake_has_one_line(
+    serve: Serve, server_lane: str, app: NexiosApp, access: Lines
+) -> None:
     wrong = {
         b"/echo": (UPGRADE, "101"),
         b"/nowhere": (UPGRADE, "404"),
         b"/fail": (UPGRADE, "500"),
-        b"/old": (UPGRADE.replace(b"Version: 13", b"Version: 99"), "400"),
+        b"/old": (
+            UPGRADE.replace(b"Version: 13", b"Version: 99"),
+            "426" if server_lane == "engine" else "400",
+        ),
     }
     async with serve(app, **logging_to(access, "%(m)s %(U)s %(s)s %(S)s"), handshake_timeout=0.5) as server:
         for path, (request, status) in wrong.items():
@@ -192,7 +200,7 @@ async def test_each_handshake_has_one_line(app: NexiosApp, access: Lines) -> Non
     assert access.lines == [f"GET {path.decode()} {status} ws" for path, (_, status) in wrong.items()]
 
 
-async def test_an_app_that_leaves_a_handshake_unanswered_is_one_line(access: Lines) -> None:
+async def test_an_app_that_leaves_a_handshake_unanswered_is_one_line(serve: Serve, access: Lines) -> None:
     """hypercorn alone writes it twice."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -206,7 +214,7 @@ async def test_an_app_that_leaves_a_handshake_unanswered_is_one_line(access: Lin
     assert access.lines == ["500"]
 
 
-async def test_over_http2_neither(app: NexiosApp, access: Lines) -> None:
+async def test_over_http2_neither(serve: Serve, app: NexiosApp, access: Lines) -> None:
     async with serve(app, **logging_to(access)) as server:
         client = H2Client(await trio.open_tcp_stream(server.host, server.port))
         await client.start()
@@ -222,7 +230,7 @@ async def test_over_http2_neither(app: NexiosApp, access: Lines) -> None:
 
 @pytest.mark.parametrize("path", ["/echo", "/fail", "/nowhere"])
 async def test_no_logger_of_ours_tells_the_query_or_a_forged_path(
-    path: str, app: NexiosApp, caplog: pytest.LogCaptureFixture
+    serve: Serve, path: str, app: NexiosApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with serve(app) as server:
@@ -241,7 +249,9 @@ async def test_no_logger_of_ours_tells_the_query_or_a_forged_path(
     assert not [record for record in caplog.records if "\nforged" in record.getMessage()]
 
 
-async def test_a_logger_class_of_the_users_own_is_used_as_it_is(app: NexiosApp, access: Lines) -> None:
+async def test_a_logger_class_of_the_users_own_is_used_as_it_is(
+    serve: Serve, app: NexiosApp, access: Lines
+) -> None:
     class Own(Logger):
         pass
 
@@ -250,7 +260,7 @@ async def test_a_logger_class_of_the_users_own_is_used_as_it_is(app: NexiosApp, 
     assert access.lines == ["GET /?token=SECRET 1.1"]
 
 
-async def test_statsd_is_counted_in_all_the_same(app: NexiosApp, access: Lines) -> None:
+async def test_statsd_is_counted_in_all_the_same(serve: Serve, app: NexiosApp, access: Lines) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         statsd.settimeout(10)
@@ -261,7 +271,7 @@ async def test_statsd_is_counted_in_all_the_same(app: NexiosApp, access: Lines) 
     assert access.lines == ["GET /?[...] 1.1"]
 
 
-async def test_a_log_made_before_serving_is_made_anew(app: NexiosApp, tmp_path: Path) -> None:
+async def test_a_log_made_before_serving_is_made_anew(serve: Serve, app: NexiosApp, tmp_path: Path) -> None:
     config = hypercorn_config(accesslog=str(tmp_path / "log"), errorlog=None)
     assert type(config.log) is Logger
     close_handlers("hypercorn.access")

@@ -304,7 +304,8 @@ def test_own_settings_are_read_from_a_config_file(tmp_path: Path) -> None:
             assert silent.recv(100) == b""
 
 
-def test_no_client_writes_lines_of_its_own_into_the_logs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("server", "evil"), [("hypercorn", "\x1b"), ("engine", "\x9b")])
+def test_no_client_writes_lines_of_its_own_into_the_logs(server: str, evil: str, tmp_path: Path) -> None:
     more = """
 @app.ws_route("/fail/{text:path}")
 async def fail(ws: WebSocket, text: str) -> None:
@@ -312,14 +313,14 @@ async def fail(ws: WebSocket, text: str) -> None:
 """
     write(tmp_path, more=more)
     log = tmp_path / "access.log"
-    options = (*BIND, "-w", "0", "--access-logfile", str(log), "--log-level", "debug")
+    options = (*BIND, "-w", "0", "--access-logfile", str(log), "--log-level", "debug", "--server", server)
     with running(tmp_path, "served:app", *options) as runner:
         for path, status in (("fail/%0a[CRITICAL]%20forged", 404), ("fail/x", 500)):
             with socket.create_connection(address(runner.url()), PATIENCE) as client:
                 client.sendall(
-                    b"GET /%s?token=SECRET HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nX-Evil: \x1b[2J\r\n"
+                    b"GET /%s?token=SECRET HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nX-Evil: %s[2J\r\n"
                     b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-                    b"Sec-WebSocket-Version: 13\r\n\r\n" % path.encode()
+                    b"Sec-WebSocket-Version: 13\r\n\r\n" % (path.encode(), evil.encode("latin-1"))
                 )
                 assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)
         runner.process.send_signal(signal.SIGTERM)
@@ -327,10 +328,10 @@ async def fail(ws: WebSocket, text: str) -> None:
     bad, failed = log.read_text().splitlines()
     assert '"GET /fail/%0a[CRITICAL]%20forged 1.1" 404' in bad
     assert '"GET /fail/x 1.1" 500' in failed
-    assert "    ValueError: \\x1b[2J\n    [CRITICAL] forged\n" in runner.text
+    assert f"    ValueError: \\x{ord(evil):x}[2J\n    [CRITICAL] forged\n" in runner.text
     for text in (runner.text, bad, failed):
         assert "SECRET" not in text
-        assert "\x1b" not in text
+        assert evil not in text
     assert not [line for line in runner.text.splitlines() if line.startswith("[CRITICAL]")]
 
 

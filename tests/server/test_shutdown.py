@@ -17,7 +17,8 @@ from websockets.exceptions import ConnectionClosed
 
 from nexios_trio import NexiosApp, WebSocket, WebSocketDisconnect
 from nexios_trio.server.hypercorn import hypercorn_config, serve_hypercorn
-from nexios_trio.testing import TestServer, serve
+from nexios_trio.testing import TestServer
+from tests.lanes import Serve
 from tests.server.clients import closed_with, http_flood, read_to_end, stalled
 
 
@@ -45,6 +46,7 @@ async def _get(server: TestServer, path: str) -> trio.SocketStream:
 
 
 async def test_every_connection_is_closed_with_1012_in_an_order_that_nobody_knows(
+    serve: Serve,
     fast_clock: MockClock,
 ) -> None:
     orders: list[list[int]] = []
@@ -80,7 +82,7 @@ async def test_every_connection_is_closed_with_1012_in_an_order_that_nobody_know
     assert orders[0] != orders[1]
 
 
-async def test_another_library_sees_1012_too() -> None:
+async def test_another_library_sees_1012_too(serve: Serve) -> None:
     async with serve(waiting_app()) as server:
         connected = trio.Event()
         token = trio.lowlevel.current_trio_token()
@@ -104,7 +106,7 @@ async def test_another_library_sees_1012_too() -> None:
         assert seen == (1012, "service restart")
 
 
-async def test_whoever_comes_while_an_app_drains_gets_a_503() -> None:
+async def test_whoever_comes_while_an_app_drains_gets_a_503(serve: Serve) -> None:
     app = waiting_app(disconnect_grace=60.0)
     go = trio.Event()
 
@@ -127,7 +129,7 @@ async def test_whoever_comes_while_an_app_drains_gets_a_503() -> None:
             go.set()
 
 
-async def test_handlers_get_their_grace(fast_clock: MockClock) -> None:
+async def test_handlers_get_their_grace(serve: Serve, fast_clock: MockClock) -> None:
     app = waiting_app(disconnect_grace=30.0)
     finished: list[bool] = []
 
@@ -151,7 +153,9 @@ async def test_handlers_get_their_grace(fast_clock: MockClock) -> None:
     assert finished == [True]
 
 
-async def test_a_handler_that_ignores_its_end_is_cancelled_after_its_grace(fast_clock: MockClock) -> None:
+async def test_a_handler_that_ignores_its_end_is_cancelled_after_its_grace(
+    serve: Serve, fast_clock: MockClock
+) -> None:
     app = waiting_app(disconnect_grace=3.0)
     cancelled: list[float] = []
 
@@ -189,7 +193,7 @@ def flood_app() -> NexiosApp:
 
 
 async def test_a_client_that_never_reads_does_not_hold_up_the_end(
-    flood_app: NexiosApp, fast_clock: MockClock
+    serve: Serve, flood_app: NexiosApp, fast_clock: MockClock
 ) -> None:
     """hypercorn shields its sends; without force its worker would wait for this client for ever."""
     async with serve(flood_app, graceful_timeout=2) as server:
@@ -207,7 +211,7 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_end(
 
 
 async def test_an_http_client_that_never_reads_does_not_hold_up_the_end(
-    flood_app: NexiosApp, fast_clock: MockClock
+    serve: Serve, flood_app: NexiosApp, fast_clock: MockClock
 ) -> None:
     async with serve(flood_app, graceful_timeout=2) as server:
         stream = await _get(server, "/http-flood")
@@ -219,7 +223,7 @@ async def test_an_http_client_that_never_reads_does_not_hold_up_the_end(
 
 
 async def test_a_client_that_never_reads_does_not_hold_up_a_kill(
-    flood_app: NexiosApp, fast_clock: MockClock
+    serve: Serve, flood_app: NexiosApp, fast_clock: MockClock
 ) -> None:
     async with serve(flood_app) as server, stalled(server.host, server.port, "/flood"):
         await wait_all_tasks_blocked(0.1)
@@ -232,7 +236,9 @@ def frozen_clock() -> MockClock:
     return MockClock()
 
 
-async def test_the_end_does_not_wait_for_any_clock_when_all_is_quiet(frozen_clock: MockClock) -> None:
+async def test_the_end_does_not_wait_for_any_clock_when_all_is_quiet(
+    serve: Serve, frozen_clock: MockClock
+) -> None:
     app = waiting_app()
     async with serve(app) as server:
         async with open_websocket_url(server.url + "/wait") as ws:
@@ -245,7 +251,7 @@ async def test_the_end_does_not_wait_for_any_clock_when_all_is_quiet(frozen_cloc
     assert stopped
 
 
-async def test_hurry_cuts_the_drain_short_and_still_says_1012(fast_clock: MockClock) -> None:
+async def test_hurry_cuts_the_drain_short_and_still_says_1012(serve: Serve, fast_clock: MockClock) -> None:
     app = waiting_app(disconnect_grace=3000.0)
     cancelled: list[bool] = []
 
@@ -275,7 +281,7 @@ async def test_hurry_cuts_the_drain_short_and_still_says_1012(fast_clock: MockCl
     assert trio.current_time() < 1000
 
 
-async def test_a_request_under_way_is_answered() -> None:
+async def test_a_request_under_way_is_answered(serve: Serve) -> None:
     app = waiting_app()
     under_way, go = trio.Event(), trio.Event()
 
@@ -298,7 +304,7 @@ async def test_a_request_under_way_is_answered() -> None:
         await stream.aclose()
 
 
-async def test_a_request_that_takes_too_long_is_cancelled(fast_clock: MockClock) -> None:
+async def test_a_request_that_takes_too_long_is_cancelled(serve: Serve, fast_clock: MockClock) -> None:
     app = waiting_app(disconnect_grace=1.0, close_timeout=1.0)
     under_way = trio.Event()
     ended: list[bool] = []
@@ -320,7 +326,7 @@ async def test_a_request_that_takes_too_long_is_cancelled(fast_clock: MockClock)
     assert ended == [True]
 
 
-async def test_idle_http_connections_are_ended_at_once() -> None:
+async def test_idle_http_connections_are_ended_at_once(serve: Serve) -> None:
     app = waiting_app()
     async with serve(app, keep_alive_timeout=3000) as server:
         used = await _get(server, "/nowhere")
@@ -335,7 +341,7 @@ async def test_idle_http_connections_are_ended_at_once() -> None:
         await fresh.aclose()
 
 
-async def test_a_request_for_shutdown_before_the_first_connection_ends_the_server() -> None:
+async def test_a_request_for_shutdown_before_the_first_connection_ends_the_server(serve: Serve) -> None:
     async with serve(NexiosApp()) as server:
         server.stop()
         await server.wait_stopped()
@@ -346,3 +352,21 @@ async def test_without_a_trigger_the_server_runs_until_it_is_cancelled(fast_cloc
     with trio.move_on_after(5) as scope:
         await serve_hypercorn(waiting_app(), config)
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
+async def test_whoever_hurries_does_not_wait_for_the_notice_either(fast_lane: bool) -> None:
+    app = waiting_app()
+    async with serve(app, drain_notice=3600, fast_lane=fast_lane) as server:
+        async with open_websocket_url(server.url + "/wait") as ws:
+            assert await ws.get_message() == "here"
+            server.stop()
+            while not app.leaving:
+                await trio.lowlevel.checkpoint()
+            async with open_websocket_url(server.url + "/wait") as late:  # it serves as ever
+                assert await late.get_message() == "here"
+                assert len(app.connections) == 2
+                server.hurry()
+                assert await closed_with(ws) == (1012, "service restart")
+                assert await closed_with(late) == (1012, "service restart")
+        await server.wait_stopped()

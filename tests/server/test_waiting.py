@@ -14,9 +14,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from nexios_trio import NexiosApp, WebSocket
 from nexios_trio.exceptions import WrongValueError
 from nexios_trio.server.hypercorn import WAITING_CONNECTIONS, _lobby, hypercorn_config
-from nexios_trio.testing import TestServer, serve
+from nexios_trio.testing import TestServer
 from nexios_trio.types import Receive, Scope, Send
-from tests.lanes import SocketPeer, reset
+from tests.lanes import Serve, SocketPeer, reset
 from tests.server.clients import H2Client, read_to_end
 from tests.server.frames import TEXT, frame
 from tests.server.test_hostile_and_dead_clients import UPGRADE
@@ -103,7 +103,7 @@ async def drip(stream: trio.abc.Stream, data: bytes) -> None:
 @pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
 @pytest.mark.parametrize(("at_once", "again"), SLOW.values(), ids=SLOW.keys())
 async def test_a_client_that_brings_no_request_is_dropped(
-    at_once: bytes, again: bytes, fast_lane: bool, app: NexiosApp, fast_clock: MockClock
+    serve: Serve, at_once: bytes, again: bytes, fast_lane: bool, app: NexiosApp, fast_clock: MockClock
 ) -> None:
     keep_alive = 4.0 if b"/page/" in at_once else FOREVER
     async with serve(
@@ -120,7 +120,7 @@ async def test_a_client_that_brings_no_request_is_dropped(
 
 @pytest.mark.parametrize("shake_hands", [False, True])
 async def test_so_is_one_that_brings_none_over_tls(
-    shake_hands: bool, app: NexiosApp, certificate: tuple[str, str], fast_clock: MockClock
+    serve: Serve, shake_hands: bool, app: NexiosApp, certificate: tuple[str, str], fast_clock: MockClock
 ) -> None:
     cert, key = certificate
     timers: dict[str, Any] = {
@@ -139,7 +139,9 @@ async def test_so_is_one_that_brings_none_over_tls(
                 assert await read_to_end(stream) == b""
 
 
-async def test_a_request_under_way_may_take_its_time(app: NexiosApp, fast_clock: MockClock) -> None:
+async def test_a_request_under_way_may_take_its_time(
+    serve: Serve, app: NexiosApp, fast_clock: MockClock
+) -> None:
     go = trio.Event()
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +165,7 @@ async def test_a_request_under_way_may_take_its_time(app: NexiosApp, fast_clock:
 
 
 async def test_a_connection_may_bring_one_request_after_another(
-    app: NexiosApp, fast_clock: MockClock
+    serve: Serve, app: NexiosApp, fast_clock: MockClock
 ) -> None:
     async with serve(app, handshake_timeout=1.0, keep_alive_timeout=FOREVER) as server:
         async with await connect(server) as stream:
@@ -174,7 +176,9 @@ async def test_a_connection_may_bring_one_request_after_another(
                     await read_to_end(idle)
 
 
-async def test_of_too_many_the_oldest_goes(app: NexiosApp, caplog: pytest.LogCaptureFixture) -> None:
+async def test_of_too_many_the_oldest_goes(
+    serve: Serve, app: NexiosApp, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serve(app, waiting_connections=3) as server, AsyncExitStack() as stack:
         peer = SocketPeer(await stack.enter_async_context(await connect(server)))
         await peer.shake_hands(server.host, "/")
@@ -197,7 +201,7 @@ async def test_of_too_many_the_oldest_goes(app: NexiosApp, caplog: pytest.LogCap
     assert warnings == ["3 TCP connections wait without a request; dropping the oldest (1 so far)"]
 
 
-async def test_a_client_that_leaves_is_let_go_at_once(app: NexiosApp) -> None:
+async def test_a_client_that_leaves_is_let_go_at_once(serve: Serve, app: NexiosApp) -> None:
     """hypercorn waits for its timer."""
     async with serve(app, handshake_timeout=FOREVER, keep_alive_timeout=FOREVER) as server:
         await wait_all_tasks_blocked(0.01)
@@ -214,7 +218,7 @@ async def test_a_client_that_leaves_is_let_go_at_once(app: NexiosApp) -> None:
         await eventually(lambda: _tasks() == before)
 
 
-async def test_so_is_one_that_leaves_before_its_answer(app: NexiosApp) -> None:
+async def test_so_is_one_that_leaves_before_its_answer(serve: Serve, app: NexiosApp) -> None:
     asked, go = trio.Event(), trio.Event()
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,7 +241,9 @@ async def test_so_is_one_that_leaves_before_its_answer(app: NexiosApp) -> None:
         await eventually(lambda: _tasks() == before)
 
 
-async def test_a_flood_at_a_handler_that_has_returned_leaves_nothing_behind(app: NexiosApp) -> None:
+async def test_a_flood_at_a_handler_that_has_returned_leaves_nothing_behind(
+    serve: Serve, app: NexiosApp
+) -> None:
     """hypercorn would wait for good for somebody to receive it."""
     async with serve(app) as server:
         await wait_all_tasks_blocked(0.01)
@@ -253,7 +259,9 @@ async def test_a_flood_at_a_handler_that_has_returned_leaves_nothing_behind(app:
 
 
 @pytest.mark.parametrize("body", [10_000, 10_000_000])
-async def test_a_body_that_nobody_reads_leaves_nothing_behind(body: int, app: NexiosApp) -> None:
+async def test_a_body_that_nobody_reads_leaves_nothing_behind(
+    serve: Serve, body: int, app: NexiosApp
+) -> None:
     async with serve(app) as server:
         await wait_all_tasks_blocked(0.01)
         before = _tasks()

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from nexios_trio.monitoring.dashboard.app import FILES
+
 ROOT = Path(__file__).parents[2]
+_README = (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +69,16 @@ def test_the_wheel_holds_all_modules_and_the_typing_marker(wheel: Path) -> None:
     expected = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
     expected.add("nexios_trio/py.typed")
     packed = set(zipfile.ZipFile(wheel).namelist())
+    expected |= {path.relative_to(ROOT).as_posix() for path in (package / "cli/template").iterdir()}
     assert expected <= packed
     others = {name for name in packed if not name.startswith(("nexios_trio/", "nexios_trio-"))}
     assert others == set()
+
+
+def test_the_wheel_holds_the_files_of_the_dashboard(wheel: Path) -> None:
+    folder = "nexios_trio/monitoring/dashboard/static/"
+    packed = {name.removeprefix(folder) for name in zipfile.ZipFile(wheel).namelist() if folder in name}
+    assert packed == {name for name, _ in FILES.values()}
 
 
 PROJECT = """
@@ -109,7 +125,7 @@ def test_a_project_that_installs_it_finds_both_fixtures(site: Path, tmp_path: Pa
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
     (tmp_path / "test_app.py").write_text(PROJECT.replace("{site!r}", repr(str(site))))
     result = python(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
-    assert "3 passed" in result.stdout, result.stdout + result.stderr
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
     fixtures = python(site, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", cwd=tmp_path).stdout
     assert "nexios_client" in fixtures
     assert "nexios_server" in fixtures
@@ -166,7 +182,10 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 import nexios_trio
-extras = {"nexios_trio.testing.plugin", "nexios_trio.testing.broker_contract", "nexios_trio.security.jwt"}
+extras = {
+    "nexios_trio.testing.plugin", "nexios_trio.testing.broker_contract", "nexios_trio.security.jwt",
+    "nexios_trio.monitoring.metrics", "nexios_trio.monitoring.tracing",
+}
 for module in pkgutil.walk_packages(nexios_trio.__path__, "nexios_trio."):
     if module.name in extras:
         try:
@@ -193,7 +212,98 @@ def test_every_module_imports_with_nothing_but_the_dependencies(
     assert {"pytest", "websockets", "httpx2"} <= forbidden
     result = python(site, "-W", "error", "-c", IMPORT_ALL, ",".join(sorted(forbidden)), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert 'pip install "nexios-trio[jwt]"' in result.stdout
+    for extra in ("jwt", "metrics", "otel"):
+        assert f'pip install "nexios-trio[{extra}]"' in result.stdout
     assert {"nexios_trio.cli", "nexios_trio.server.hypercorn", "nexios_trio.testing.client"} <= set(
         result.stdout.split()
     )
+
+
+class NewUser:
+    """Somebody at a shell, in an environment of their own that has nothing of ours but the wheel."""
+
+    def __init__(self, home: Path) -> None:
+        self.where = home
+        self.venv = home / "venv"
+        subprocess.run([sys.executable, "-m", "venv", self.venv], check=True)
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PYTEST_", "PYTHON", "COV"))
+        } | {"PATH": f"{self.venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
+
+    def borrow(self) -> None:
+        """Dependencies as they are installed here already: no network, and no minute of pip. What is on a
+        path of a .pth file is found; the .pth files there, and so an editable install of ours, are not."""
+        (folder,) = self.venv.glob("lib/python*/site-packages")
+        libraries = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+        (folder / "borrowed.pth").write_text("\n".join(libraries) + "\n")
+
+    def command(self, line: str) -> list[str]:
+        program, *arguments = shlex.split(line, comments=True)
+        found = shutil.which(program, path=self.environment["PATH"])
+        assert found is not None, program
+        return [found, *arguments]
+
+    def run(self, line: str, stdin: str = "") -> str:
+        """What it says; fails if it fails."""
+        done = subprocess.run(
+            self.command(line),
+            cwd=self.where,
+            env=self.environment,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}"
+        return done.stdout
+
+    @contextlib.contextmanager
+    def running(self, line: str) -> Iterator[str]:
+        """A server in the background; where it listens."""
+        with subprocess.Popen(
+            self.command(line), cwd=self.where, env=self.environment, stderr=subprocess.PIPE, text=True
+        ) as server:
+            assert server.stderr is not None
+            log = ""
+            while (found := re.search(r"Running on http://(\S+)", log)) is None:
+                following = server.stderr.readline()
+                assert following, log
+                log += following
+            try:
+                yield found[1]
+            finally:
+                server.terminate()
+                server.communicate()
+        assert server.returncode == 0
+
+
+def test_a_new_user_follows_the_readme_from_the_wheel_to_a_running_project(
+    wheel: Path, tmp_path: Path
+) -> None:
+    (told,) = re.findall(
+        r"^## A project in a minute$.*?^```console\n(.*?)^```", _README, re.DOTALL | re.MULTILINE
+    )
+    pip, new, cd, pytest_, serve, connect, bench = [line.removeprefix("$ ") for line in told.splitlines()]
+    user = NewUser(tmp_path)
+    user.borrow()
+    user.run(pip.replace("'.[", f"'{wheel}["))
+    where = user.run("""python -c "import nexios_trio; print(nexios_trio.__file__)" """)
+    assert where.startswith(str(user.venv))
+    user.run(new)
+    user.where /= cd.removeprefix("cd ")
+    assert "2 passed" in user.run(pytest_)
+    with user.running(f"{serve} --bind 127.0.0.1:0") as here:  # any port but the one that may be taken
+        with urllib.request.urlopen(f"http://{here}/", timeout=60) as page:
+            assert "<title>chat-room</title>" in page.read().decode()
+        there = connect.partition("#")[0].strip().replace("127.0.0.1:8000", here)
+        assert user.run(f"{there} -n 2", '{"text": "hello"}\n').splitlines()[1:] == [
+            '{"room":"lobby"}',
+            '{"text":"hello"}',
+        ]
+        report = user.run(bench.replace("127.0.0.1:8000", here) + " --seconds 1")
+        assert "1 of 1 clients" in report
+    for extension in ("ruff check .", "ruff format --check ."):
+        user.run(f"python -m {extension} --isolated --line-length 110")

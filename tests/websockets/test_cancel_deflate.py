@@ -12,14 +12,14 @@ from wsproto.events import Ping
 from wsproto.extensions import PerMessageDeflate
 
 from nexios_trio import Deflate, NexiosApp, WebSocket
-from nexios_trio.testing import serve
-from tests.lanes import SocketPeer
+from tests.lanes import Serve, SocketPeer
 
 TEXT = "the same words again and again " * 20
 
 
 @pytest.mark.parametrize("deflate", [True, False])
 async def test_a_send_that_is_cancelled_behind_a_blocked_pong_leaves_the_stream_readable(
+    serve: Serve,
     deflate: bool,
 ) -> None:
     app, blocked, resumed = NexiosApp(heartbeat=None, deflate=Deflate()), trio.Event(), trio.Event()

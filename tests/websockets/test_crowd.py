@@ -1,4 +1,4 @@
-"""Five hundred clients on one real hypercorn, some of them badly behaved."""
+"""Five hundred clients on one real server, some of them badly behaved."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from contextlib import AsyncExitStack
 import trio
 
 from nexios_trio import NexiosApp, WebSocket
-from nexios_trio.testing import serve
-from tests.lanes import SocketPeer
+from tests.lanes import Serve, SocketPeer
 
 CLIENTS, DROPPED, STALLED = 500, 50, 50
 
 
-async def test_dropped_and_stalled_clients_leave_the_others_and_the_count_alone() -> None:
+async def test_dropped_and_stalled_clients_leave_the_others_and_the_count_alone(serve: Serve) -> None:
     app = NexiosApp()
     stuck = 0
 

@@ -27,10 +27,10 @@ from nexios_trio import (
     WrongTypeError,
     WrongValueError,
 )
-from nexios_trio.testing import TestClient, WebSocketRejected, serve
+from nexios_trio.testing import TestClient, WebSocketRejected
 from nexios_trio.types import Receive, Scope, Send
 from nexios_trio.websockets import codec
-from tests.lanes import Lane, SocketPeer
+from tests.lanes import Lane, Serve, SocketPeer
 
 
 async def starlette_echo(ws: StarletteWebSocket) -> None:
@@ -121,7 +121,7 @@ async def test_a_slow_handler_that_reads_now_and_then_keeps_its_connection(autoj
         assert [await ws.receive_text() for _ in range(12)] == list(map(str, range(12)))
 
 
-async def test_under_our_runner_a_broken_network_is_seen_behind_a_full_inbox() -> None:
+async def test_under_our_runner_a_broken_network_is_seen_behind_a_full_inbox(serve: Serve) -> None:
     app, told = NexiosApp(limits=Limits(inbox_messages=1)), trio.Event()
 
     @app.ws_route("/")

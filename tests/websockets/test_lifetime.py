@@ -670,8 +670,10 @@ async def test_connections_are_closed_over_the_drain_window(autojump_clock: Mock
         await app.drain(window=5)
         took = trio.current_time() - before
     offsets = sorted(time - before for time in times)
-    assert offsets == pytest.approx([number * 0.05 for number in range(100)])
-    assert took == pytest.approx(4.95)
+    assert len(offsets) == 100
+    for number, offset in enumerate(offsets):  # one in each share of the window
+        assert number * 0.05 <= offset <= (number + 1) * 0.05 + 1e-9
+    assert 4.95 <= took <= 5 + 1e-9
 
 
 async def test_a_connection_that_comes_during_the_drain_gets_503(autojump_clock: MockClock) -> None:

@@ -9,14 +9,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nexios_trio import Limits, NexiosApp, WebSocket, WebSocketDisconnect
 from nexios_trio.config import Overflow
-from nexios_trio.testing import TestClient, serve
-from tests.lanes import Lane, SocketPeer
+from nexios_trio.testing import TestClient
+from tests.lanes import Lane, Serve, SocketPeer
 
 MEMBERS, MESSAGES, SIZE = 200, 60, 200_000
 LIMITS = Limits(outbox_messages=8)
 
 
-async def test_a_member_that_never_reads_holds_up_nobody_and_is_dropped_by_its_rule() -> None:
+async def test_a_member_that_never_reads_holds_up_nobody_and_is_dropped_by_its_rule(serve: Serve) -> None:
     app = NexiosApp(limits=LIMITS)
     ends: list[WebSocketDisconnect] = []
     most = 0

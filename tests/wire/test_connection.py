@@ -108,13 +108,13 @@ def test_pings_before_the_peer_s_close_frame_are_answered_before_ours() -> None:
 @pytest.mark.parametrize(
     ("theirs", "event", "ours"),
     [
-        (close_frame(1000, "bye"), Close(1000, "bye"), close_frame(1000, key=None)),
+        (close_frame(1000, "bye"), Close(1000, "bye"), close_frame(1000, "bye", key=None)),
         (close_frame(4999), Close(4999, ""), close_frame(4999, key=None)),
-        (close_frame(1014, "€"), Close(1014, "€"), close_frame(1014, key=None)),
+        (close_frame(1014, "€"), Close(1014, "€"), close_frame(1014, "€", key=None)),
         (close_frame(), Close(1005, ""), close_frame(key=None)),
     ],
 )
-def test_the_peer_s_code_is_echoed(theirs: bytes, event: Event, ours: bytes) -> None:
+def test_the_peer_s_code_and_reason_are_echoed(theirs: bytes, event: Event, ours: bytes) -> None:
     connection = server()
     assert connection.receive_data(theirs) == [event]
     assert connection.state is State.PEER_CLOSED
@@ -298,4 +298,4 @@ def test_two_sides_understand_each_other_whatever_they_say(
         told = [event for event in receiver.events if not isinstance(event, Pong | Close)]
         assert told == sender.sent
     assert other.events[-1] == Close(4000, "done")
-    assert closer.events[-1] == Close(4000, "")
+    assert closer.events[-1] == Close(4000, "done")

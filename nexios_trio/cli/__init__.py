@@ -12,7 +12,11 @@ import click
 
 from nexios_trio import __version__
 from nexios_trio.application import NexiosApp
+from nexios_trio.cli.bench import bench
+from nexios_trio.cli.connect import connect
+from nexios_trio.cli.new import new
 from nexios_trio.routing.handlers import name_of
+from nexios_trio.security.auth import AnyOf
 from nexios_trio.server.command import run as run_server
 from nexios_trio.server.hypercorn import DRAIN_WINDOW
 from nexios_trio.server.loading import AppLoadError, load_app
@@ -27,7 +31,7 @@ _HELP: Final = {"help_option_names": ["-h", "--help"]}
 @click.group(context_settings=_HELP)
 @click.version_option(__version__, prog_name="nexios-trio")
 def main() -> None:
-    """Serve and inspect nexios_trio apps."""
+    """Make, serve, inspect and try nexios_trio apps."""
 
 
 @main.command(context_settings={**_HELP, "ignore_unknown_options": True})
@@ -40,11 +44,17 @@ def main() -> None:
     help=f"Spread the closing of connections at shutdown over this time.  [default: {DRAIN_WINDOW:g}]",
 )
 @click.option(
+    "--drain-notice",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Say that the worker is not ready for so long before it stops accepting connections.  [default: 0]",
+)
+@click.option(
     "--server",
     type=click.Choice(["hypercorn", "engine"]),
-    default="hypercorn",
+    default="engine",
     show_default=True,
-    help="Who serves plain WebSockets: hypercorn, or our engine. All else is hypercorn's.",
+    help="Who serves plain WebSockets: our engine, or hypercorn. All else is hypercorn's.",
 )
 @click.option(
     "--broker",
@@ -63,17 +73,18 @@ def run(
     application: str,
     hypercorn_options: tuple[str, ...],
     drain_window: float | None,
+    drain_notice: float | None,
     server: str,
     broker: str | None,
     slow_callback: float | None,
 ) -> None:
-    """Serve an app with hypercorn's Trio worker, tuned for WebSockets.
+    """Serve an app: plain WebSockets by our engine, all else by hypercorn's Trio worker around it.
 
     All options of the hypercorn command are taken and mean the same, among them: --bind HOST:PORT,
     --workers N, --reload, --config FILE, --certfile, --keyfile, --access-logfile FILE, --log-level LEVEL,
     --websocket-ping-interval SECONDS; see `hypercorn --help`.
 
-    Beyond hypercorn: pings and TCP_USER_TIMEOUT come from the app's Heartbeat; SIGTERM and Ctrl-C stop
+    Beyond hypercorn: pings and timeouts come from the app's Heartbeat; SIGTERM and Ctrl-C stop
     accepting, close every connection with 1012 (service restart), give handlers their grace and exit
     with 0. A second Ctrl-C does not wait.
     """
@@ -81,7 +92,14 @@ def run(
     if broker is not None:
         os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
     options = list(hypercorn_options)
-    code = run_server(application, options, drain_window, fast_lane=fast_lane, slow_callback=slow_callback)
+    code = run_server(
+        application,
+        options,
+        drain_window,
+        drain_notice=drain_notice,
+        fast_lane=fast_lane,
+        slow_callback=slow_callback,
+    )
     sys.exit(code)
 
 
@@ -103,7 +121,7 @@ def routes(application: str, as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(row))
         return
-    columns = ("kind", "path", "name", "handler", "middleware")
+    columns = ("kind", "path", "name", "handler", "authenticate", "requires", "middleware")
     table = [columns, *(tuple(row[column] for column in columns) for row in rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
@@ -124,6 +142,10 @@ def _publish_script() -> str:
     return lua.read_text("utf-8")
 
 
+for _command in (bench, connect, new):
+    main.add_command(_command)
+
+
 def _rows(app: NexiosApp) -> list[dict[str, str]]:
     rows = [
         {
@@ -131,6 +153,8 @@ def _rows(app: NexiosApp) -> list[dict[str, str]]:
             "path": resolved.pattern.path,
             "name": resolved.route.name,
             "handler": _where(resolved.route.handler),
+            "authenticate": _authenticator(resolved.rules.authenticate),
+            "requires": ", ".join(resolved.rules.requires),
             "middleware": ", ".join(map(_middleware_name, resolved.middleware)),
         }
         for resolved in app.ws_router.routes
@@ -144,6 +168,8 @@ def _rows(app: NexiosApp) -> list[dict[str, str]]:
                 "path": getattr(route, "path", ""),
                 "name": getattr(route, "name", None) or "",
                 "handler": _where(target),
+                "authenticate": "",
+                "requires": "",
                 "middleware": "",
             }
         )
@@ -155,9 +181,14 @@ def _where(handler: Any) -> str:
     return f"{module}.{getattr(handler, '__qualname__', None) or name_of(handler)}"
 
 
+def _authenticator(authenticator: Any) -> str:
+    """Its class, or the name of a function; never its repr, which may hold a secret."""
+    if authenticator is None:
+        return ""
+    if isinstance(authenticator, AnyOf):
+        return " | ".join(map(_authenticator, authenticator.authenticators))
+    return name_of(authenticator)
+
+
 def _middleware_name(middleware: Any) -> str:
     return name_of(getattr(middleware, "cls", middleware))
-
-
-if __name__ == "__main__":
-    main(prog_name="nexios-trio")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from nexios_trio.cli import main
 
 MODULE = """
 from starlette.applications import Starlette
-from nexios_trio import NexiosApp, WebSocket, WSRouter
+from nexios_trio import AnyOf, BearerToken, NexiosApp, SessionUser, WebSocket, WSRouter, requires
 
 
 async def guard(ws, call_next):
@@ -28,10 +29,17 @@ class Tracing:
     async def __call__(self, scope, receive, send): ...
 
 
+def verify(token): ...
+
+
+async def who(ws): ...
+
+
 app = NexiosApp()
 
 
-@app.ws_route("/rooms/{name}", name="room", middleware=[guard, Tracing])
+@app.ws_route("/rooms/{name}", name="room", middleware=[guard, Tracing], authenticate=who)
+@requires("chat", "write")
 async def room(ws: WebSocket) -> None: ...
 
 
@@ -39,7 +47,7 @@ class Handler:
     async def __call__(self, ws: WebSocket) -> None: ...
 
 
-router = WSRouter(prefix="/api")
+router = WSRouter(prefix="/api", authenticate=AnyOf(BearerToken(verify), SessionUser()), requires="feed")
 router.add_ws_route("/feed", Handler(), name="feed")
 app.mount_ws_router(router)
 
@@ -73,12 +81,15 @@ def test_the_routes_are_printed_as_a_table_in_the_order_in_which_they_are_tried(
     result = run("routes", "listed:app")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0].split() == ["kind", "path", "name", "handler", "middleware"]
-    assert lines[1].split(maxsplit=4) == [
+    columns = ["kind", "path", "name", "handler", "authenticate", "requires", "middleware"]
+    assert lines[0].split() == columns
+    assert re.split("  +", lines[1]) == [
         "WebSocket",
         "/rooms/{name}",
         "room",
         "listed.room",
+        "who",
+        "chat, write",
         "guard, Tracing",
     ]
     assert [line.split()[:2] for line in lines[2:]] == [
@@ -98,8 +109,11 @@ def test_the_routes_are_printed_as_json_for_programs() -> None:
         "path": "/rooms/{name}",
         "name": "room",
         "handler": "listed.room",
+        "authenticate": "who",
+        "requires": "chat, write",
         "middleware": "guard, Tracing",
     }
+    assert (rows[1]["authenticate"], rows[1]["requires"]) == ("BearerToken | SessionUser", "feed")
     assert [(row["kind"], row["path"], row["name"], row["handler"]) for row in rows[1:]] == [
         ("WebSocket", "/api/feed", "feed", "listed.Handler"),
         ("GET,HEAD", "/", "page", "listed.page"),

@@ -1,0 +1,64 @@
+"""``nexios-trio new``: a project to start from."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import click
+
+__all__ = ["new"]
+
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_HOLE: Final = "@NAME@"
+FILES: Final = {
+    "README.md": "README.md.txt",
+    "app.py": "app.py.txt",
+    "index.html": "index.html.txt",
+    "pyproject.toml": "pyproject.toml.txt",
+    "serve.toml": "serve.toml.txt",
+    "test_app.py": "test_app.py.txt",
+    ".gitignore": "gitignore.txt",
+}
+"""What is made, and of which template: with names of their own, or tools would take them for modules."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name")
+def new(name: str) -> None:
+    """Make a small project in the folder NAME: a chat room, its page, its test, a configuration, a README.
+
+    The folder must not be there, or be empty. NAME is made of letters, digits, '-' and '_'.
+    """
+    folder = Path(name)
+    title = folder.name
+    if not _NAME.fullmatch(title) or keyword.iskeyword(title):
+        raise click.BadParameter(
+            f"a name is made of letters, digits, '-' and '_', such as chat-room, not {title!r}",
+            param_hint="NAME",
+        )
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise click.ClickException(f"{folder} is there already, and not empty; give another name")
+        folder.mkdir(parents=True, exist_ok=True)
+        for made, text in project(title).items():
+            (folder / made).write_text(text, "utf-8")
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename or folder}: {error.strerror}") from None
+    click.echo(f"made {folder}/: {', '.join(FILES)}")
+    click.echo("next:")
+    click.echo(f"  cd {folder}")
+    click.echo("  python -m pytest")
+    click.echo("  nexios-trio run app:app --config serve.toml")
+
+
+def project(name: str) -> dict[str, str]:
+    """The files of a new project by their names."""
+    templates = files("nexios_trio.cli") / "template"
+    return {
+        made: (templates / template).read_text("utf-8").replace(_HOLE, name)
+        for made, template in FILES.items()
+    }
