@@ -311,6 +311,7 @@ class EngineTransport(Core):
                 self._reactor.watch(self)
                 if self._drained is not None:
                     self._drained.set()
+                self._end_tcp_if_over()
                 return
             pending = self._pending
             assert pending is not None
@@ -378,6 +379,7 @@ class EngineTransport(Core):
         if self._wire is not None:
             self._wire.receive_eof()
         self.lost()
+        self._end_tcp_if_over()
         assert self.closure is not None
         return self.closure.error()
 
@@ -412,6 +414,15 @@ class EngineTransport(Core):
         self._wake_at(self._last_word_by)
         self.inbox.stop(last_word)
 
+    def _end_tcp_if_over(self) -> None:
+        """End TCP once both have said their last word (RFC 6455 §7.1.1), however long the handler stays: our
+        half, since closing it on what the peer may be sending would reset it."""
+        if self._heard_all and self._close_sent and self._peer_gone and not self.unsent and not self._ended:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the reactor hears of it
+
     def _closed_by_peer(self, wire: Wire, close: Close) -> None:
         self._end_after_inbox(partial(self._answer_close, wire, close))
 
@@ -422,6 +433,8 @@ class EngineTransport(Core):
             self._write(wire.encode_close())
         if not self._peer_gone:
             self._gone(Closure(close.code, close.reason, "peer"))
+        self._heard_all = True
+        self._end_tcp_if_over()
         assert self.closure is not None
         return self.closure.error()
 

@@ -191,6 +191,26 @@ async def test_a_close_behind_a_message_that_nobody_takes_is_answered_in_time() 
             await all_gone(app)
 
 
+async def test_tcp_ends_with_the_closing_handshake_and_not_with_the_handler() -> None:
+    app, leave = NexiosApp(disconnect_grace=1000), trio.Event()
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        with pytest.raises(WebSocketDisconnect):
+            await ws.receive_text()
+        await leave.wait()
+
+    async with served(app) as server, tcp(server) as stream:
+        peer = SocketPeer(stream)
+        await peer.shake_hands("x", "/")
+        await peer.close(1000, "bye")
+        with trio.fail_after(20):
+            assert await stream.receive_some() == b""
+        assert len(app.connections) == 1
+        leave.set()
+
+
 async def test_a_handler_that_returns_with_messages_and_a_close_unread_is_not_waited_for() -> None:
     app, leave = NexiosApp(close_timeout=1000), trio.Event()
 

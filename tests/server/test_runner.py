@@ -170,14 +170,22 @@ def alive(pid: int) -> bool:
     return True
 
 
+ON_EACH_SERVER = pytest.mark.parametrize("server", ["hypercorn", "engine"])
+
+
+@ON_EACH_SERVER
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_signal_closes_every_connection_with_1012_and_exits_with_0(
-    number: signal.Signals, workers: str, tmp_path: Path
+    number: signal.Signals, workers: str, server: str, tmp_path: Path
 ) -> None:
     write(tmp_path)
-    with running(tmp_path, "served:app", *BIND, "-w", workers) as runner, ExitStack() as stack:
+    options = (*BIND, "-w", workers, "--server", server)
+    with running(tmp_path, "served:app", *options) as runner, ExitStack() as stack:
         url = runner.url()
+        for beginning in (b"", b"G", b"GET / HTTP/1.1\r\n"):  # waiting for these would take 10 seconds
+            waiting = stack.enter_context(socket.create_connection(address(url)))
+            waiting.sendall(beginning)
         clients = [stack.enter_context(connect(url + "/pid")) for _ in range(3)]
         pids = {pid_of(ws) for ws in clients}
         assert (pids == {runner.process.pid}) is (workers == "0")
@@ -240,10 +248,11 @@ def test_a_worker_that_is_ended_drains_and_is_replaced(tmp_path: Path) -> None:
         assert runner.wait() == 0
 
 
+@ON_EACH_SERVER
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_second_interrupt_does_not_wait(workers: str, tmp_path: Path) -> None:
+def test_a_second_interrupt_does_not_wait(workers: str, server: str, tmp_path: Path) -> None:
     write(tmp_path, grace=3600)
-    options = (*BIND, "-w", workers, "--drain-window", "3600")
+    options = (*BIND, "-w", workers, "--drain-window", "3600", "--server", server)
     with running(tmp_path, "served:app", *options) as runner:
         with connect(runner.url() + "/deaf") as ws:
             assert ws.recv(timeout=PATIENCE) == "here"
@@ -295,11 +304,12 @@ def test_a_bound_on_waiting_connections_that_is_none_is_refused(value: str, tmp_
         assert "waiting_connections is a whole number, at least 1, not" in runner.text
 
 
-def test_own_settings_are_read_from_a_config_file(tmp_path: Path) -> None:
+@ON_EACH_SERVER
+def test_own_settings_are_read_from_a_config_file(server: str, tmp_path: Path) -> None:
     write(tmp_path)
     settings = "workers = 0\nhandshake_timeout = 0.2\nwaiting_connections = 10\nkeep_alive_timeout = 1000\n"
     (tmp_path / "server.toml").write_text(settings)
-    with running(tmp_path, "served:app", *BIND, "-c", "server.toml") as runner:
+    with running(tmp_path, "served:app", *BIND, "-c", "server.toml", "--server", server) as runner:
         with socket.create_connection(address(runner.url()), PATIENCE) as silent:
             assert silent.recv(100) == b""
 

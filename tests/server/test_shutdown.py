@@ -354,10 +354,9 @@ async def test_without_a_trigger_the_server_runs_until_it_is_cancelled(fast_cloc
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize("fast_lane", [False, True], ids=["hypercorn", "engine"])
-async def test_whoever_hurries_does_not_wait_for_the_notice_either(fast_lane: bool) -> None:
+async def test_whoever_hurries_does_not_wait_for_the_notice_either(serve: Serve) -> None:
     app = waiting_app()
-    async with serve(app, drain_notice=3600, fast_lane=fast_lane) as server:
+    async with serve(app, drain_notice=3600) as server:
         async with open_websocket_url(server.url + "/wait") as ws:
             assert await ws.get_message() == "here"
             server.stop()
