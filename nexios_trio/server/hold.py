@@ -125,8 +125,9 @@ class _Queue:
         """In the place of the channel's ``send``."""
         if event["type"].endswith(".disconnect"):
             self.disconnect = event
+            # No checkpoint: hypercorn is making the connection ready for its next request, and would lose one
+            # that is read meanwhile.
             self.end()
-            await trio.lowlevel.checkpoint()
             return
         try:
             await self._put(event)

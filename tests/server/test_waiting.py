@@ -5,10 +5,12 @@ from __future__ import annotations
 import resource
 import ssl
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from starlette.staticfiles import StaticFiles
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from nexios_trio import NexiosApp, WebSocket
@@ -289,3 +291,27 @@ def test_the_bound_leaves_file_descriptors_for_requests(monkeypatch: pytest.Monk
 def test_a_setting_that_is_written_wrong_is_named() -> None:
     with pytest.raises(WrongValueError, match="did you mean 'handshake_timeout'"):
         hypercorn_config(handshake_timeuot=1)
+
+
+async def test_requests_that_follow_a_response_at_once_are_all_answered(serve: Serve) -> None:
+    site, answers = NexiosApp(), []
+    site.mount("/", StaticFiles(directory=Path(__file__).parent))
+
+    async def visit(server: TestServer) -> None:
+        async with await trio.open_tcp_stream(server.host, server.port) as stream:
+            for _ in range(5):
+                await stream.send_all(b"GET /frames.py HTTP/1.1\r\nHost: x\r\n\r\n")
+                answer = b""
+                while not answer.endswith(content):
+                    received = await stream.receive_some()
+                    assert received, answer
+                    answer += received
+                answers.append(answer)
+
+    content = Path(__file__).with_name("frames.py").read_bytes()
+    async with serve(site, handshake_timeout=FOREVER, keep_alive_timeout=FOREVER) as server:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(visit, server)
+    assert len(answers) == 100
