@@ -566,7 +566,7 @@ def _broker(broker: Broker | str | None, history: HistoryLimits | None, presence
         )
     try:
         from nexios_trio.brokers.redis import RedisBroker
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name != "hiredis":
             raise
         raise WrongValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -196,6 +197,7 @@ async def _opened(
 ) -> AsyncIterator[WebSocketConnection]:
     """The connection; closed with 1000 at the end of the block. Raises `ConnectError`."""
     from trio_websocket import wrap_client_stream
+    from wsproto.utilities import LocalProtocolError
 
     # The reader of trio-websocket runs in this nursery, and raises there what refuses the handshake.
     async with trio.open_nursery() as nursery:
@@ -219,8 +221,8 @@ async def _opened(
         try:
             yield ws
         finally:
-            with trio.move_on_after(CLOSING, shield=True):
-                await ws.aclose()
+            with trio.move_on_after(CLOSING, shield=True), contextlib.suppress(LocalProtocolError):
+                await ws.aclose()  # raises that where the server has just begun to close
             await trio.aclose_forcefully(stream)
             nursery.cancel_scope.cancel()
 

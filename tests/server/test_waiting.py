@@ -294,7 +294,8 @@ def test_a_setting_that_is_written_wrong_is_named() -> None:
 
 
 async def test_requests_that_follow_a_response_at_once_are_all_answered(serve: Serve) -> None:
-    site, answers = NexiosApp(), []
+    site = NexiosApp()
+    answers: list[bytes] = []
     site.mount("/", StaticFiles(directory=Path(__file__).parent))
 
     async def visit(server: TestServer) -> None:

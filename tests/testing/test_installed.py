@@ -184,7 +184,8 @@ sys.meta_path.insert(0, Refuse())
 import nexios_trio
 extras = {
     "nexios_trio.testing.plugin", "nexios_trio.testing.broker_contract", "nexios_trio.security.jwt",
-    "nexios_trio.monitoring.metrics", "nexios_trio.monitoring.tracing",
+    "nexios_trio.monitoring.metrics", "nexios_trio.monitoring.tracing", "nexios_trio.brokers.redis",
+    "nexios_trio.publishing.publisher", "nexios_trio.publishing.sync",
 }
 for module in pkgutil.walk_packages(nexios_trio.__path__, "nexios_trio."):
     if module.name in extras:
@@ -193,8 +194,8 @@ for module in pkgutil.walk_packages(nexios_trio.__path__, "nexios_trio."):
         except ImportError as error:
             print(error)
     else:
+        print(module.name, flush=True)
         importlib.import_module(module.name)
-        print(module.name)
 """
 
 
@@ -212,7 +213,7 @@ def test_every_module_imports_with_nothing_but_the_dependencies(
     assert {"pytest", "websockets", "httpx2"} <= forbidden
     result = python(site, "-W", "error", "-c", IMPORT_ALL, ",".join(sorted(forbidden)), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for extra in ("jwt", "metrics", "otel"):
+    for extra in ("jwt", "metrics", "otel", "redis"):
         assert f'pip install "nexios-trio[{extra}]"' in result.stdout
     assert {"nexios_trio.cli", "nexios_trio.server.hypercorn", "nexios_trio.testing.client"} <= set(
         result.stdout.split()
