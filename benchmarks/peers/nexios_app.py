@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nexios_trio import Limits, NexiosApp, WebSocket
+from nexios_trio import Deflate, Limits, NexiosApp, WebSocket
 
 
 def make_app(**options: Any) -> NexiosApp:
@@ -33,5 +33,5 @@ def make_app(**options: Any) -> NexiosApp:
     return app
 
 
-app = make_app()
+app = make_app(deflate=Deflate())  # granted to those who offer it: the loads with deflate
 unguarded = make_app(limits=Limits.none(), allowed_origins="*")
