@@ -27,8 +27,8 @@ __all__ = ["serve_listeners"]
 
 logger = logging.getLogger("nexios_trio.server")
 
-ACCEPTS: Final = 64
-"""Connections that are accepted before other tasks run."""
+ACCEPTS: Final = 16
+"""Connections that are accepted before other tasks run, and other workers have their chance."""
 
 PAUSE: Final = 0.1
 """Seconds until the next try when the process has no descriptor left for one more connection."""
