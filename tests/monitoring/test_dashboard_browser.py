@@ -277,6 +277,7 @@ def test_the_page_says_that_the_server_is_gone_and_comes_back_with_it(
 ) -> None:
     page = open_page(server.url + "ops/")
     connected(page)
+    expect(page.locator("#overview")).to_be_visible()
     server.stop(signal.SIGKILL)
     expect(page.get_by_role("status")).to_have_text("Reconnecting")
     expect(page.get_by_role("alert")).to_contain_text("What is shown is how it was")
