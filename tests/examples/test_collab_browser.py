@@ -80,9 +80,7 @@ def test_two_who_write_at_once_converge_and_cursors_move_with_the_text(visitors:
     assert grace.locator("#mirror").evaluate(BEFORE_CARET) == "zero\n" + "AAAA aaaa BBBB " * 3
     sheet(ada).press("ControlOrMeta+a")
     expect(grace.locator("#mirror .selection")).to_have_text(["zero\n" + expected], use_inner_text=False)
-    for _ in range(
-        60
-    ):  # what is written within half a second is undone at once: how much that is, none can say
+    for _ in range(60):  # at once goes what was written within half a second, however much that was
         sheet(grace).press("ControlOrMeta+z")  # only what was hers
     expect(sheet(ada)).not_to_have_value(re.compile("zero|YYYY"))
     assert "AAAA" in same([ada, grace])

@@ -120,8 +120,8 @@ class Runner:
 
 @contextmanager
 def running(folder: Path, *arguments: str, measured: bool = True) -> Iterator[Runner]:
-    """The command; not ``measured``: without coverage, whose own handler of SIGTERM may fail in a worker that is
-    told twice."""
+    """The command; not ``measured``: without coverage, whose own handler of SIGTERM may fail in a worker
+    that is told twice."""
     script = Path(sysconfig.get_path("scripts")) / "nexios-trio"
     environment = {
         key: value for key, value in os.environ.items() if measured or not key.startswith("COVERAGE")
