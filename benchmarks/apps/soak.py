@@ -1,14 +1,16 @@
-"""What a soak visits: echoes, rooms that tick, presence, HTTP. ``/state`` says what is alive in the process."""
+"""What a soak visits: echoes, rooms that tick, presence, HTTP. ``/state`` says what is alive."""
 
 from __future__ import annotations
 
 import gc
+from collections import Counter
+from collections.abc import Iterator
 
 import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from nexios_trio import HistoryLimits, Limits, NexiosApp, WebSocket
+from nexios_trio import Heartbeat, HistoryLimits, Limits, NexiosApp, WebSocket
 
 ROOMS = 8
 """``/rooms/0`` and so on tick by themselves."""
@@ -17,7 +19,8 @@ TICK = 0.05
 
 app = NexiosApp(
     limits=Limits(outbox_messages=64, outbox_bytes=512 << 10),
-    history=HistoryLimits(messages=200, bytes=2 << 20, groups=400),
+    history=HistoryLimits(messages=200, bytes=768 << 10, groups=400),
+    heartbeat=Heartbeat(interval=3),  # timers of connections that are over stay until they are due
     presence_grace=0.2,
     disconnect_grace=2,
 )
@@ -82,7 +85,7 @@ async def upload(request: Request) -> Response:
 async def state(_request: Request) -> JSONResponse:
     return JSONResponse(
         {
-            "tasks": _count(trio.lowlevel.current_root_task()),
+            "tasks": Counter(_names(trio.lowlevel.current_root_task())),
             "objects": len(gc.get_objects()),
             "connections": len(app.connections),
             "groups": len(app.channels.hub.groups),
@@ -98,7 +101,10 @@ async def tidy(_request: Request) -> Response:
     return PlainTextResponse("")
 
 
-def _count(task: trio.lowlevel.Task | None) -> int:
-    if task is None:
-        return 0
-    return 1 + sum(_count(child) for nursery in task.child_nurseries for child in nursery.child_tasks)
+def _names(task: trio.lowlevel.Task | None) -> Iterator[str]:
+    """Of a task and all below it."""
+    if task is not None:
+        yield task.name
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                yield from _names(child)
