@@ -15,11 +15,11 @@ import click
 import trio
 from attrs import asdict, define, field, frozen
 
-from benchmarks.harness import Server, free_port, record, resident_kib, running, versions
+from benchmarks.harness import HERE, Server, Tools, free_port, record, resident_kib, running, versions
 from benchmarks.servers import ours
 from benchmarks.visits import Visitor, Wrong, ask, dial
 
-__all__ = ["Sample", "Soak", "faults", "soak"]
+__all__ = ["Sample", "Soak", "faults", "measure", "soak"]
 
 APP: Final = "benchmarks.apps.soak:app"
 WARM_UP: Final = 0.25
@@ -96,7 +96,7 @@ class Soak:
         """Returns what was left without clients, after the warm-up and at the end."""
         self._began = trio.current_time()
         visitors = [Visitor(self.server.port, self.counts) for _ in range(self.clients)]
-        empty = []
+        empty: list[Sample] = []
         for until in (WARM_UP, 1.0):
             async with trio.open_nursery() as sampling:
                 sampling.start_soon(self._sample_on, on_progress)
@@ -104,6 +104,8 @@ class Soak:
                     for visitor in visitors:
                         visiting.start_soon(self._visit, visitor, until)
                 sampling.cancel_scope.cancel()
+            if until == 1.0:
+                self.samples.append(await self.sample())  # so that there is one of the last quarter
             empty.append(await self._drained(empty[0] if empty else None))
         return empty[0], empty[1]
 
@@ -226,6 +228,39 @@ def faults(samples: list[Sample], baseline: Sample, end: Sample, wrongs: int, ma
     return found
 
 
+def measure(
+    on_progress: Callable[[float], object],
+    *,
+    clients: int,
+    seconds: float,
+    visits: int | None,
+    every: float,
+    margin: float,
+    seed: int,
+    app: str = APP,
+) -> dict[str, Any]:
+    """Run one; returns the record, of which ``faults`` is empty if all was well."""
+    port = free_port()
+    with running(ours(app, "engine")(port, Tools(HERE)), port) as server:
+        run = Soak(server, clients, seconds, visits, every, seed)
+        baseline, end = trio.run(run.run, on_progress)
+    return {
+        "versions": versions(),
+        "clients": clients,
+        "visits": run.done,
+        "seconds": end.seconds,
+        "seed": seed,
+        "counts": dict(run.counts),
+        "mib": medians(run.samples),
+        "margin": margin,
+        "baseline": asdict(baseline),
+        "end": asdict(end),
+        "problems": run.problems,
+        "faults": faults(run.samples, baseline, end, run.wrongs, margin),
+        "samples": [asdict(each) for each in run.samples],
+    }
+
+
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True)
 @click.option("--visits", type=click.IntRange(min=100), help="End after so many, whatever the time.")
@@ -242,33 +277,23 @@ def soak(
     After a quarter of the run all clients leave once: what the server then has is the baseline for tasks,
     descriptors and objects at the end. Memory is compared under load, second quarter against last.
     """
-    port = free_port()
-    with running(ours(APP, "engine")(port, None), port) as server:  # type: ignore[arg-type]
-        run = Soak(server, clients, 60 * minutes, visits, every, seed)
-        with click.progressbar(length=1000, label=f"{clients} clients", file=sys.stderr) as bar:
-            baseline, end = trio.run(run.run, lambda progress: bar.update(int(1000 * progress) - bar.pos))
-    found = faults(run.samples, baseline, end, run.wrongs, margin)
-    before, after = medians(run.samples)
-    result: dict[str, Any] = {
-        "versions": versions(),
-        "clients": clients,
-        "visits": run.done,
-        "seconds": end.seconds,
-        "seed": seed,
-        "counts": dict(run.counts),
-        "mib": [before, after],
-        "margin": margin,
-        "baseline": asdict(baseline),
-        "end": asdict(end),
-        "problems": run.problems,
-        "faults": found,
-    }
-    record("soak", {**result, "samples": [asdict(each) for each in run.samples]})
+    with click.progressbar(length=1000, label=f"{clients} clients", file=sys.stderr) as bar:
+        result = measure(
+            lambda progress: bar.update(int(1000 * progress) - bar.pos),
+            clients=clients,
+            seconds=60 * minutes,
+            visits=visits,
+            every=every,
+            margin=margin,
+            seed=seed,
+        )
+    record("soak", result)
+    del result["samples"]
     if as_json:
         click.echo(json.dumps(result))
     else:
         click.echo("\n".join(told(result)))
-    sys.exit(bool(found))
+    sys.exit(bool(result["faults"]))
 
 
 def told(result: dict[str, Any]) -> Iterator[str]:

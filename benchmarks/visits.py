@@ -251,7 +251,7 @@ class Visitor:
         except trio.TooSlowError:
             raise Wrong(f"{name}: not done within {PATIENCE:g} s") from None
         except Exception as error:
-            raise Wrong(f"{name}: {error or type(error).__name__}") from error
+            raise Wrong(f"{name}: {str(error) or type(error).__name__}") from error
 
     def connect(self, target: str, receive_buffer: int | None = None) -> Awaitable[Client]:
         return Client.connect(self.port, self.number, target, receive_buffer)
