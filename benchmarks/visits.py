@@ -168,8 +168,8 @@ class Told:
     position: str | None = None
     tick: int | None = None
     greeted: bool = False
-    hole: bool = False
-    """Something is missing; that is allowed only if ``recovered=False`` follows."""
+    hole: str | None = None
+    """What is missing; that is allowed only if ``recovered=False`` follows."""
 
     def again(self) -> Told:
         """The same, on a new connection."""
@@ -190,6 +190,7 @@ class Told:
             (epoch, offset), (was, before) = _parts(message["position"]), _parts(self.position)
             if (epoch, offset) != (was, before + 1):
                 self._miss(f"{message['position']} came behind {self.position}")
+                self.tick = None
         self.position = message["position"]
         if isinstance(payload, dict):
             if self.tick is not None and payload["tick"] != self.tick + 1:
@@ -200,16 +201,18 @@ class Told:
     def _miss(self, problem: str) -> None:
         if self.greeted:
             raise Wrong(problem)
-        self.hole = True
+        self.hole = self.hole or problem
 
     def _greet(self, recovered: bool | None, position: str) -> None:
         self.greeted = True
         (epoch, offset) = _parts(position)
         was, before = (None, 0) if self.position is None else _parts(self.position)
         behind = was != epoch or before < offset
-        if recovered is not False and (self.hole or (recovered and behind)):
-            raise Wrong(f"recovered={recovered} at {position}, but something is missing")
-        self.hole = False
+        if recovered and behind:
+            self.hole = self.hole or f"nothing came behind {self.position}"
+        if recovered is not False and self.hole:
+            raise Wrong(f"recovered={recovered} at {position}, but {self.hole}")
+        self.hole = None
         if behind:
             self.position, self.tick = position, None
 

@@ -109,8 +109,12 @@ def greeting(recovered: bool | None, position: str) -> str:
         (None, [greeting(None, "e:4"), message("f:5", "a")], "f:5 came behind e:4"),
         (None, [greeting(None, "e:4"), message("e:5", {"tick": 1}), message("e:6", {"tick": 3})], "tick 3"),
         ("e:4", [message("e:5", "a"), greeting(True, "e:5"), message("e:6", "b")], None),
-        ("e:4", [message("e:6", "a"), greeting(True, "e:6")], "recovered=True at e:6"),
-        ("e:4", [greeting(True, "e:5")], "recovered=True at e:5"),
+        (
+            "e:4",
+            [message("e:6", "a"), greeting(True, "e:6")],
+            "recovered=True at e:6, but e:6 came behind e:4",
+        ),
+        ("e:4", [greeting(True, "e:5")], "recovered=True at e:5, but nothing came behind e:4"),
         ("e:4", [greeting(False, "e:9"), message("e:10", "a")], None),
         ("e:4", [message("e:5", "a"), greeting(False, "e:9"), message("e:11", "a")], "e:11 came behind e:9"),
         ("e:4", [greeting(False, "f:1"), message("f:2", "a")], None),
@@ -128,6 +132,15 @@ def test_a_hole_in_a_room_is_found_unless_it_was_told(
             known.take(text)
         with pytest.raises(Wrong, match=found):
             known.take(texts[-1])
+
+
+def test_after_a_hole_that_was_told_the_ticks_count_from_anew() -> None:
+    known = Told("e:4", tick=1)
+    for text in (message("e:9", "a"), greeting(False, "e:9")):
+        known.take(text)
+    known = known.again()
+    for text in (message("e:10", {"tick": 7}), greeting(True, "e:10"), message("e:11", {"tick": 8})):
+        known.take(text)
 
 
 @ENGINE
