@@ -15,9 +15,10 @@ import click
 import trio
 from attrs import asdict, define, field, frozen
 
-from benchmarks.harness import HERE, Server, Tools, free_port, record, resident_kib, running, versions
+from benchmarks.client import Wrong, ask, dial
+from benchmarks.harness import HERE, Failed, Server, Tools, free_port, record, resident_kib, running, versions
 from benchmarks.servers import ours
-from benchmarks.visits import Visitor, Wrong, ask, dial
+from benchmarks.visits import Visitor
 
 __all__ = ["Sample", "Soak", "faults", "measure", "soak"]
 
@@ -25,7 +26,7 @@ APP: Final = "benchmarks.apps.soak:app"
 WARM_UP: Final = 0.25
 """The part of the run after which all leave, and what is then there is what has to be there at the end."""
 DRAINING: Final = 30.0
-"""Seconds in which everything has to be gone once all clients are."""
+"""Seconds."""
 OBJECTS: Final = 500
 """That the collector may know more of at the end than after the warm-up: caches, and what is under way."""
 ASKING: Final = 2
@@ -73,6 +74,8 @@ class Soak:
     every: float
     """Seconds between two samples; there are 40 at least."""
     seed: int
+    draining: float
+    """Seconds in which everything has to be gone once all clients are."""
     samples: list[Sample] = field(factory=list)
     """Under load, after the warm-up and before."""
     counts: Counter[str] = field(factory=Counter)
@@ -82,6 +85,7 @@ class Soak:
     done: int = 0
     _started: int = 0
     _began: float = 0.0
+    _paused: float = 0.0
     _log_offset: int = 0
     _levels: Counter[str] = field(factory=Counter)
 
@@ -90,7 +94,7 @@ class Soak:
         """0 to 1."""
         if self.visits is not None:
             return self.done / self.visits
-        return min(1.0, (trio.current_time() - self._began) / self.seconds)
+        return min(1.0, (trio.current_time() - self._began - self._paused) / self.seconds)
 
     async def run(self, on_progress: Callable[[float], object]) -> tuple[Sample, Sample]:
         """Returns what was left without clients, after the warm-up and at the end."""
@@ -107,6 +111,8 @@ class Soak:
             if until == 1.0:
                 self.samples.append(await self.sample())  # so that there is one of the last quarter
             empty.append(await self._drained(empty[0] if empty else None))
+            # Leaving and waiting is no part of the run: it goes on where the warm-up has ended.
+            self._paused = trio.current_time() - self._began - until * self.seconds
         return empty[0], empty[1]
 
     async def _visit(self, visitor: Visitor, until: float) -> None:
@@ -134,7 +140,7 @@ class Soak:
     async def _drained(self, baseline: Sample | None) -> Sample:
         """Wait until nothing is left, but not for ever; returns what there is then."""
         sample = await self.sample(tidy=True)
-        deadline = trio.current_time() + DRAINING
+        deadline = trio.current_time() + self.draining
         calm = 0
         while calm < 3 and trio.current_time() < deadline:
             await trio.sleep(0.5)
@@ -154,7 +160,7 @@ class Soak:
                     return state
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, Wrong) as error:
             problem = f"the server does not answer: {error!r}; its last words: {self.server.complaint()}"
-            raise click.ClickException(problem) from None
+            raise Failed(problem) from None
 
     async def sample(self, tidy: bool = False) -> Sample:
         """Look at the server now; ``tidy``: without what it keeps on purpose."""
@@ -238,12 +244,22 @@ def measure(
     margin: float,
     seed: int,
     app: str = APP,
+    draining: float = DRAINING,
 ) -> dict[str, Any]:
-    """Run one; returns the record, of which ``faults`` is empty if all was well."""
+    """Run one; returns the record, of which ``faults`` is empty if all was well.
+
+    Raises `Failed` if the server dies.
+    """
     port = free_port()
     with running(ours(app, "engine")(port, Tools(HERE)), port) as server:
-        run = Soak(server, clients, seconds, visits, every, seed)
-        baseline, end = trio.run(run.run, on_progress)
+        run = Soak(server, clients, seconds, visits, every, seed, draining)
+        try:
+            baseline, end = trio.run(run.run, on_progress)
+        except ExceptionGroup as group:
+            failures, others = group.split(Failed)
+            if failures is None or others is not None:
+                raise
+            raise Failed("; ".join(map(str, failures.exceptions))) from None
     return {
         "versions": versions(),
         "clients": clients,
@@ -262,7 +278,7 @@ def measure(
 
 
 @click.command()
-@click.option("--minutes", default=30.0, show_default=True)
+@click.option("--minutes", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
 @click.option("--visits", type=click.IntRange(min=100), help="End after so many, whatever the time.")
 @click.option("--clients", type=click.IntRange(1, 200), default=60, show_default=True)
 @click.option("--every", default=5.0, show_default=True, help="Seconds between two samples.")
@@ -277,16 +293,19 @@ def soak(
     After a quarter of the run all clients leave once: what the server then has is the baseline for tasks,
     descriptors and objects at the end. Memory is compared under load, second quarter against last.
     """
-    with click.progressbar(length=1000, label=f"{clients} clients", file=sys.stderr) as bar:
-        result = measure(
-            lambda progress: bar.update(int(1000 * progress) - bar.pos),
-            clients=clients,
-            seconds=60 * minutes,
-            visits=visits,
-            every=every,
-            margin=margin,
-            seed=seed,
-        )
+    try:
+        with click.progressbar(length=1000, label=f"{clients} clients", file=sys.stderr) as bar:
+            result = measure(
+                lambda progress: bar.update(int(1000 * progress) - bar.pos),
+                clients=clients,
+                seconds=60 * minutes,
+                visits=visits,
+                every=every,
+                margin=margin,
+                seed=seed,
+            )
+    except Failed as failure:
+        raise click.ClickException(str(failure)) from None
     record("soak", result)
     del result["samples"]
     if as_json:

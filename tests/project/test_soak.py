@@ -11,8 +11,9 @@ import pytest
 import trio
 from attrs import evolve
 
+from benchmarks.client import Wrong
 from benchmarks.soak import Sample, faults, measure, told
-from benchmarks.visits import Told, Visitor, Wrong
+from benchmarks.visits import Told, Visitor
 from nexios_trio import NexiosApp, WebSocket
 from nexios_trio.testing import TestServer
 
@@ -35,7 +36,7 @@ def test_good_and_bad_clients_leave_nothing_behind_and_see_nothing_wrong() -> No
 
 
 def test_what_leaks_or_logs_errors_is_found() -> None:
-    result = short(visits=200, margin=8, app="tests.project.leaky_soak:app")
+    result = short(visits=200, margin=8, app="tests.project.leaky_soak:app", draining=8)
     for fault in ("memory rose", "tasks without clients", "descriptors without", "objects without", "errors"):
         assert any(fault in each for each in result["faults"]), "\n".join(told(result))
     assert any("something went wrong" in each for each in result["problems"])
