@@ -1,4 +1,4 @@
-"""A client that can also end badly, for `benchmarks.visits`: `nexios_trio.wire` and h11 over Trio's sockets."""
+"""A client that can also end badly: `nexios_trio.wire`, and h11 for HTTP, over Trio's sockets."""
 
 from __future__ import annotations
 
