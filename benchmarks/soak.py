@@ -255,7 +255,9 @@ def measure(
         run = Soak(server, clients, seconds, visits, every, seed, draining)
         try:
             baseline, end = trio.run(run.run, on_progress)
-        except ExceptionGroup as group:
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is not None:
+                raise KeyboardInterrupt from None
             failures, others = group.split(Failed)
             if failures is None or others is not None:
                 raise
