@@ -10,6 +10,7 @@ from benchmarks.frozen import frozen
 from benchmarks.inmemory import inmemory
 from benchmarks.matrix import peers, tables
 from benchmarks.pause import pause
+from benchmarks.soak import soak
 from benchmarks.stall import stall
 from benchmarks.watch import watch
 from benchmarks.wire import wire
@@ -20,7 +21,7 @@ def main() -> None:
     """Benchmarks; each prints its figures and appends them as JSON lines to benchmarks/out/."""
 
 
-for command in (peers, tables, cluster, frozen, pause, crowd, stall, inmemory, watch, wire):
+for command in (peers, tables, cluster, frozen, pause, crowd, stall, inmemory, watch, wire, soak):
     main.add_command(command)
 
 if __name__ == "__main__":
