@@ -44,7 +44,7 @@ class _Timers:
             return
         watched.scheduled = math.inf
         self._stale += 1
-        if self._stale > 1000 and self._stale * 2 > len(self._heap):
+        if self._stale > 64 and self._stale * 2 > len(self._heap):
             # A connection that is over shall not live on in a timer that is due in an hour.
             self._heap = [entry for entry in self._heap if entry[2].scheduled == entry[0]]
             heapq.heapify(self._heap)
