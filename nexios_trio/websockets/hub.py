@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupStatistics", "Hub", "Subscription"]
 
-YIELD_EVERY: Final = 256
+YIELD_EVERY: Final = 128
 """Members that a group send reaches before it lets other tasks run."""
 
 
