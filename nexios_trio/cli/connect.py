@@ -199,32 +199,42 @@ async def _opened(
     from trio_websocket import wrap_client_stream
     from wsproto.utilities import LocalProtocolError
 
-    # The reader of trio-websocket runs in this nursery, and raises there what refuses the handshake.
-    async with trio.open_nursery() as nursery:
-        with trio.move_on_after(timeout) as patience:
-            stream = await open_stream(target, context)
-            ws = await wrap_client_stream(
-                nursery,
-                stream,
-                target.authority,
-                target.resource,
-                subprotocols=subprotocols,
-                extra_headers=headers,
-                max_message_size=MAX_SIZE,
-            )
-        if patience.cancelled_caught:
-            raise ConnectError(
-                f"{target.url} has not answered within {timeout:g} seconds; is it a WebSocket server?"
-            )
-        if ws.closed is not None and ws.closed.code == CloseCode.ABNORMAL_CLOSURE:
-            raise ConnectError(f"{target.url} is no WebSocket server: {_end(ws.closed)}")
-        try:
-            yield ws
-        finally:
-            with trio.move_on_after(CLOSING, shield=True), contextlib.suppress(LocalProtocolError):
-                await ws.aclose()  # raises that where the server has just begun to close
-            await trio.aclose_forcefully(stream)
-            nursery.cancel_scope.cancel()
+    closing = False
+    try:
+        # The reader of trio-websocket runs in this nursery, and raises there what refuses the handshake.
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(timeout) as patience:
+                stream = await open_stream(target, context)
+                ws = await wrap_client_stream(
+                    nursery,
+                    stream,
+                    target.authority,
+                    target.resource,
+                    subprotocols=subprotocols,
+                    extra_headers=headers,
+                    max_message_size=MAX_SIZE,
+                )
+            if patience.cancelled_caught:
+                raise ConnectError(
+                    f"{target.url} has not answered within {timeout:g} seconds; is it a WebSocket server?"
+                )
+            if ws.closed is not None and ws.closed.code == CloseCode.ABNORMAL_CLOSURE:
+                raise ConnectError(f"{target.url} is no WebSocket server: {_end(ws.closed)}")
+            try:
+                yield ws
+            finally:
+                closing = True
+                nursery.cancel_scope.shield = True  # only the end of the reader cuts the closing short
+                with trio.move_on_after(CLOSING):
+                    try:
+                        await ws.aclose()
+                    finally:
+                        await trio.aclose_forcefully(stream)
+                nursery.cancel_scope.cancel()
+    except* LocalProtocolError:
+        # trio-websocket wants to answer a Ping after its Close, or to close while the server does.
+        if not closing:
+            raise
 
 
 def _ended_by(error: BaseException, target: Target) -> int:

@@ -10,10 +10,13 @@ import socket
 import ssl
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 import trio
 
@@ -237,6 +240,35 @@ async def test_ctrl_c_closes_with_1000(nexios_server: Any, terminal: Callable[..
     server.stop()
     await server.wait_stopped()
     assert app.state.ends == [1000]
+
+
+async def test_a_ping_that_crosses_our_close_frame_is_no_error() -> None:
+    echo, close, ping = b"\x81\x02hi", b"\x88\x02\x03\xe8", b"\x89\x00"
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            request = h11.Connection(h11.SERVER)
+            while (event := request.next_event()) is h11.NEED_DATA:
+                request.receive_data(await stream.receive_some())
+            assert isinstance(event, h11.Request)
+            key = dict(event.headers)[b"sec-websocket-key"]
+            accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            await stream.send_all(
+                b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + echo
+            )
+            received = b""
+            while b"\x88" not in received[-8:]:  # 2 bytes, the key of 4, and the code
+                received += await stream.receive_some()
+            await stream.send_all(ping + close)
+            await stream.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        (listener, *_) = await nursery.start(trio.serve_tcp, serve, 0)
+        port = listener.socket.getsockname()[1]
+        done = await run("connect", "-n", "1", f"ws://127.0.0.1:{port}/")
+        nursery.cancel_scope.cancel()
+    assert (done.code, done.out) == (0, "hi\n"), done.err
 
 
 async def test_a_certificate_nobody_vouches_for_is_refused_unless_told(
