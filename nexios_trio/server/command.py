@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 from multiprocessing.synchronize import Event as ProcessEvent
 from typing import Any, Final
 
@@ -24,6 +25,11 @@ from nexios_trio.server.log import LineFormatter
 from nexios_trio.server.work import problem_of, work
 
 __all__ = ["run", "worker"]
+
+logger = logging.getLogger("nexios_trio.server")
+
+KILLED: Final = 128
+"""With the number of a signal it is the exit code for a worker that was killed by it, as in a shell."""
 
 _CANNOT_BIND: Final = frozenset(
     {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT}
@@ -78,14 +84,32 @@ def run(
             return _refuse(
                 f"cannot listen on {', '.join(config.bind)}: {error.strerror}; give another --bind"
             )
-    failed = [*filter(None, codes)]
-    return code or (failed[0] if failed else 0)
+    code = code or next(filter(None, codes), 0)
+    return code if code >= 0 else KILLED - code
 
 
 def _note_exits(join_exited: Any, codes: list[int], processes: list[BaseProcess]) -> int:
+    """What ``_join_exited`` of hypercorn says: how a worker has ended. By 0 it is replaced, by all else the
+    others end too, since an app that does not start would fail for good. A worker that was killed (by the
+    kernel for want of memory, by a fault in C) is no reason to end the others."""
+    for process in processes:
+        if process.exitcode:
+            _say(f"worker {process.pid} {_how(process.exitcode)}")
     code: int = join_exited(processes)
     codes.append(code)  # hypercorn forgets it when that worker was the last one
-    return code
+    killed = code < 0 and code != -signal.SIGHUP  # which a terminal sends to all when it is closed
+    return 0 if killed else code
+
+
+def _how(code: int) -> str:
+    """How a process has ended that did not end well."""
+    if code > 0:
+        return f"has failed with exit code {code}; the others drain"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # one of real time
+        name = f"signal {-code}"
+    return f"was killed by {name}"
 
 
 def _problem(config: Config) -> str | None:
@@ -102,8 +126,12 @@ def _problem(config: Config) -> str | None:
 
 
 def _refuse(problem: str) -> int:
-    print(f"nexios-trio: {problem}", file=sys.stderr)  # noqa: T201
+    _say(problem)
     return 2
+
+
+def _say(text: str) -> None:
+    print(f"nexios-trio: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -151,5 +179,10 @@ def worker(
 
 
 async def _poll(shutdown_event: ProcessEvent) -> None:
-    while not shutdown_event.is_set():  # noqa: ASYNC110 - a multiprocessing Event can only be polled
+    """Block until the parent says so, or is there no longer: nobody else would ever end this worker."""
+    parent = parent_process()
+    while not shutdown_event.is_set():  # a multiprocessing Event can only be polled
+        if parent is not None and not parent.is_alive():
+            logger.error("the parent process has been killed; this worker ends too")
+            return
         await trio.sleep(0.1)

@@ -113,6 +113,11 @@ class Runner:
         self._reader.join(PATIENCE)
         return code
 
+    @property
+    def reading(self) -> bool:
+        """Whether a process is left that may still write into the log."""
+        return self._reader.is_alive()
+
     def interrupt(self) -> None:
         """What a terminal does at Ctrl-C: SIGINT to every process of the group."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -481,3 +486,39 @@ def test_each_line_of_the_log_comes_once(tmp_path: Path) -> None:
         runner.process.send_signal(signal.SIGTERM)
         assert runner.wait() == 0
         assert runner.text.count("Running on") == 1
+
+
+def test_workers_whose_parent_was_killed_drain_and_end(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND) as runner:
+        with connect(runner.url() + "/pid") as ws:
+            assert pid_of(ws) != runner.process.pid
+            runner.process.kill()
+            assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == -signal.SIGKILL
+        assert not runner.reading, "a process is left that holds our end of its log"
+    assert "the parent process has been killed" in runner.text
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
+    write(tmp_path)
+    options = (*BIND, "-w", "2")
+    with running(tmp_path, "served:app", *options, measured=False) as runner, ExitStack() as stack:
+        url = runner.url()
+        clients: dict[int, ClientConnection] = {}
+        until = time.monotonic() + PATIENCE
+        while len(clients) < 2:
+            assert time.monotonic() < until, "one worker serves nobody"
+            ws = stack.enter_context(connect(url + "/pid"))
+            clients[pid_of(ws)] = ws
+        killed, other = clients
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(ConnectionClosed):
+            clients[killed].recv(timeout=PATIENCE)
+        while (pid := pid_of(stack.enter_context(connect(url + "/pid")))) in clients:
+            assert time.monotonic() < until, "it was not replaced"
+        runner.process.send_signal(signal.SIGTERM)
+        assert closed_with(clients[other]) == (1012, "service restart")
+        assert runner.wait() == 128 + signal.SIGKILL
+        assert not alive(pid)
+    assert f"worker {killed} was killed by SIGKILL\n" in runner.text
