@@ -99,7 +99,7 @@ def written(families: Iterable[Family], now: float) -> str:
 
 
 def read(text: str) -> tuple[list[Family], float]:
-    """What `written` wrote, and when. Raises `ValueError`, `KeyError` or `TypeError` for anything else."""
+    """What `written` wrote, and when. Raises `ValueError`, `TypeError` or `LookupError` for anything else."""
     content: Mapping[str, Any] = json.loads(text)
     return [
         Family(
@@ -108,9 +108,12 @@ def read(text: str) -> tuple[list[Family], float]:
             entry["help"],
             tuple(entry["labels"]),
             entry["join"],
-            {tuple(labels): value for *labels, value in entry["values"]},
+            {tuple(labels): float(value) for *labels, value in entry["values"]},
             tuple(entry["bounds"]),
-            {tuple(labels): counts for *labels, counts in entry["counts"]},
+            {
+                tuple(labels): [int(counts[index]) for index in range(len(entry["bounds"]) + 1)]
+                for *labels, counts in entry["counts"]
+            },
         )
         for entry in content["families"]
-    ], content["time"]
+    ], float(content["time"])

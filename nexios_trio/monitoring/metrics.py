@@ -198,7 +198,7 @@ class Metrics(Collector):
                 families, at = read(path.read_text("utf-8"))
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, TypeError, LookupError) as error:
                 logger.warning("cannot read the metrics of another worker, %s: %a", path.name, error)
                 continue
             yield families, time.time() - at < DEAD_AFTER

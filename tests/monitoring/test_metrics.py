@@ -311,6 +311,25 @@ def test_what_is_written_is_read_again() -> None:
     assert read(written([family], 17.0)) == ([family], 17.0)
 
 
+@pytest.mark.parametrize(
+    ("was", "became"),
+    [
+        ('"time": 17.0', '"time": "soon"'),
+        ('[["/a", 2.0]]', '[["/a", "two"]]'),
+        ('[["/a", [1, 0, 1]]]', '[["/a", [1]]]'),
+        ('[["/a", [1, 0, 1]]]', '[["/a", {}]]'),
+    ],
+)
+def test_what_another_worker_cannot_have_written_is_an_error_where_it_is_read(was: str, became: str) -> None:
+    family = Family(*("length", "histogram", "It.", ("route",)), values={("/a",): 2.0}, bounds=(1.0, 2.0))
+    family.counts[("/a",)] = [1, 0, 1]
+    text = written([family], 17.0)
+    assert read(text) == ([family], 17.0)
+    assert was in text
+    with pytest.raises((ValueError, TypeError, LookupError)):
+        read(text.replace(was, became))
+
+
 @pytest.mark.parametrize(("groups", "error"), [(-1, WrongValueError), (True, WrongValueError)])
 def test_a_bad_number_of_groups_is_told(groups: int, error: type[Exception]) -> None:
     with pytest.raises(error, match="0 to 1000"):
