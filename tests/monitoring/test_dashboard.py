@@ -311,6 +311,17 @@ async def test_the_operator_disconnects_a_connection_and_a_user(caplog: pytest.L
     assert "'root' on the dashboard: disconnect_user 'bob'" in caplog.text
 
 
+async def test_the_log_names_what_was_ended_whatever_else_the_command_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TestClient(shown()) as client, client.connect("/rooms/1") as ws, viewing(client) as viewer:
+        (listed,) = (await viewer.state())["connections"]
+        await viewer.told(do="disconnect", connection=listed["id"], text="somebody else")
+        assert await ws.wait_closed() == (1008, "disconnected by the operator")
+    assert f"'root' on the dashboard: disconnect '{listed['id']}'" in caplog.text
+    assert "somebody else" not in caplog.text
+
+
 async def test_the_operator_drains_the_worker(autojump_clock: MockClock) -> None:
     app = shown()
     async with TestClient(app) as client, client.connect("/rooms/1") as ws:

@@ -301,6 +301,12 @@ def test_the_operator_drains_from_the_page(
     expect(page.get_by_role("status")).to_have_text("Not let in")
 
 
+def test_a_broken_link_shows_the_overview(server: Server, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url + "ops/#connection/%zz")
+    connected(page)
+    expect(page.locator("#overview")).to_be_visible()
+
+
 def test_who_may_only_look_has_no_buttons(
     server: Server, open_page: Callable[..., Page], visitors: Visit
 ) -> None:
@@ -317,7 +323,7 @@ def test_who_may_only_look_has_no_buttons(
 def test_it_fits_a_phone_and_can_be_read_in_the_dark(
     server: Server, open_page: Callable[..., Page], visitors: Visit, scheme: str
 ) -> None:
-    visitors("a-room-with-quite-a-long-name-that-goes-on-and-on", "somebody@a-long-host.example")
+    visitors("a-room-with-quite-a-long-name-that-goes-on-and-on", "somebody@a-long-host.example" + "n" * 99)
     page = open_page(server.url + "ops/", viewport=PHONE, color_scheme=scheme)
     connected(page)
     expect(tile(page, "Connections")).to_have_text("1")
@@ -326,6 +332,9 @@ def test_it_fits_a_phone_and_can_be_read_in_the_dark(
         page.locator(link).click()
     expect(page.locator("#facts")).to_contain_text("somebody")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_role("button", name="Disconnect the user…").click()
+    assert page.get_by_role("dialog").evaluate("node => node.scrollWidth <= node.clientWidth")
+    page.keyboard.press("Escape")
     assert contrast(page, "#facts dt") >= 4.5
     assert contrast(page, "#facts dd") >= 7
 

@@ -167,9 +167,8 @@ class Dashboard:
                 return ""
         if not self._control:
             return "This dashboard is for looking only."
-        logger.warning(
-            "%a on the dashboard: %s %a", _name(ws), command.do, command.text or command.connection
-        )
+        about = {"disconnect": command.connection, "disconnect_user": command.text}.get(command.do)
+        logger.warning("%a on the dashboard: %s %a", _name(ws), command.do, about)
         if command.do == "drain":
             self._app.start_soon(
                 self._app.drain, DRAIN_WINDOW, on_crash="stop", name="drain by the dashboard"

@@ -122,7 +122,12 @@ const charts = [
 
 function place() {
   const [kind, name] = location.hash.slice(1).split("/", 2);
-  return name && (kind === "connection" || kind === "group") ? { kind, name: decodeURIComponent(name) } : { kind: "" };
+  if (!name || (kind !== "connection" && kind !== "group")) return { kind: "" };
+  try {
+    return { kind, name: decodeURIComponent(name) };
+  } catch { // not a link of ours
+    return { kind: "" };
+  }
 }
 
 function send(command) {
