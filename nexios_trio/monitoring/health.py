@@ -23,6 +23,8 @@ logger = logging.getLogger("nexios_trio.health")
 Probe: TypeAlias = Callable[[], bool | Awaitable[bool]]
 """Whether something that the app needs is there."""
 
+OWN_CHECKS: Final = ("accepting", "broker")
+
 HEADERS: Final = {"cache-control": "no-store"}
 
 
@@ -55,6 +57,8 @@ class Health:
         if not isinstance(app, NexiosApp):
             raise WrongTypeError(f"Health(app) takes a NexiosApp, not {type(app).__name__}")
         for name, probe in (probes or {}).items():
+            if name in OWN_CHECKS:
+                raise WrongValueError(f"{name!r} is a check that there is anyhow; name the probe otherwise")
             if not callable(probe):
                 raise WrongTypeError(
                     f"the probe {name!r} is a function that gives True or False, not {probe!r}"

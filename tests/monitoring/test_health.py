@@ -142,6 +142,8 @@ async def test_a_server_that_ends_is_not_ready_before_it_turns_anybody_away(fast
     ("options", "error", "says"),
     [
         ({"probes": {"db": True}}, WrongTypeError, "the probe 'db' is a function"),
+        ({"probes": {"accepting": bool}}, WrongValueError, "'accepting' is a check that there is anyhow"),
+        ({"probes": {"broker": bool}}, WrongValueError, "name the probe otherwise"),
         ({"timeout": 0}, WrongValueError, "more than 0"),
         ({"timeout": True}, WrongValueError, "more than 0"),
     ],
