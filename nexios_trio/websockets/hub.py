@@ -23,6 +23,7 @@ from nexios_trio.exceptions import (
     WebSocketDisconnect,
     WrongStateError,
     WrongTypeError,
+    WrongValueError,
 )
 from nexios_trio.instrument import NULL_INSTRUMENT, Instrument
 from nexios_trio.transports.outbox import Drops, Entry
@@ -250,6 +251,8 @@ class Hub:
         """Note who a connection belongs to. Raises `LimitError` if he has too many."""
         if not isinstance(user_id, str) or not user_id:
             raise WrongTypeError(f"a user id is a str that is not empty, not {user_id!r}")
+        if not user_id.isascii() and any("\ud800" <= char <= "\udfff" for char in user_id):
+            raise WrongValueError(f"a user id is text that UTF-8 can hold, not {user_id[:50]!a}")
         known = self.owners.get(connection)
         if known == user_id:
             return

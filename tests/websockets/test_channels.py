@@ -507,6 +507,22 @@ async def test_a_user_has_several_connections(nexios_client: Clients) -> None:
     assert (box.hub.users, box.hub.owners) == ({}, {})
 
 
+async def test_a_user_id_that_cannot_be_sent_is_refused(nexios_client: Clients) -> None:
+    # What looks at all users, such as the dashboard, would fail with the first of them.
+    app = NexiosApp()
+
+    @app.ws_route("/")
+    async def endpoint(ws: WebSocket) -> None:
+        await ws.accept()
+        with pytest.raises(WrongValueError, match=r"text that UTF-8 can hold, not 'a\\ud800'"):
+            ws.identify("a\ud800")
+        ws.identify("ä")
+        await ws.send_text(ws.user_id or "nobody")
+
+    async with nexios_client(app).connect("/") as ws:
+        assert await ws.receive_text() == "ä"
+
+
 async def test_a_user_is_known_to_each_of_two_nested_apps_by_its_own_id(nexios_client: Clients) -> None:
     outer, inner = NexiosApp(), NexiosApp()
     outer.mount("/in", inner)
