@@ -115,6 +115,8 @@ def _how(code: int) -> str:
 def _problem(config: Config) -> str | None:
     if (problem := problem_of(config)) is not None:
         return problem
+    if not isinstance(config.workers, int) or config.workers < 0:
+        return f"workers is how many processes serve, 0 or more, not {config.workers!r}"
     if config.use_reloader:
         if not config.workers:
             return "--reload restarts worker processes and there are none; leave --workers 0 away"

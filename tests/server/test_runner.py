@@ -381,6 +381,13 @@ def test_an_option_that_hypercorn_does_not_know_exits_with_2(tmp_path: Path) -> 
         assert "--no-such-option" in runner.text
 
 
+def test_fewer_workers_than_none_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND, "-w", "-1") as runner:
+        assert runner.wait() == 2
+        assert "workers is how many processes serve, 0 or more, not -1" in runner.text
+
+
 def test_reloading_needs_workers(tmp_path: Path) -> None:
     write(tmp_path)
     with running(tmp_path, "served:app", *BIND, "--reload", "-w", "0") as runner:
