@@ -16,7 +16,7 @@ import trio
 from nexios_trio.cli.histogram import duration
 from nexios_trio.cli.lines import printable
 from nexios_trio.cli.load import Load, Plan, run_load
-from nexios_trio.cli.target import Target, handshake_options, tls_context
+from nexios_trio.cli.target import Number, Target, handshake_options, tls_context
 
 __all__ = ["bench"]
 
@@ -34,7 +34,7 @@ PERCENTILES: Final = (50, 90, 99, 99.9)
 @click.option(
     "-t",
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
     help="How long to send, once all are connected.",
@@ -51,7 +51,7 @@ PERCENTILES: Final = (50, 90, 99, 99.9)
 @click.option("--binary", is_flag=True, help="Send binary messages.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="PER SECOND",
     help="Messages per second of all clients together.  [default: each sends when its answer has come]",
 )

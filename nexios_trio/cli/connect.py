@@ -16,6 +16,7 @@ from attrs import Factory, define, frozen
 from nexios_trio.cli.lines import LongLineError, indented, lines, printable
 from nexios_trio.cli.target import (
     ConnectError,
+    Number,
     RefusedError,
     Target,
     handshake_options,
@@ -64,7 +65,7 @@ class Options:
 )
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="SECONDS",
     help="When the input has ended: close once nothing has come for so long ('inf': wait for the server).  "
     f"[default: {SILENCE:g}; inf with --count]",

@@ -12,7 +12,7 @@ import click
 
 __all__ = ["new"]
 
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NAME: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 _HOLE: Final = "@NAME@"
 FILES: Final = {
     "README.md": "README.md.txt",
@@ -31,13 +31,13 @@ FILES: Final = {
 def new(name: str) -> None:
     """Make a small project in the folder NAME: a chat room, its page, its test, a configuration, a README.
 
-    The folder must not be there, or be empty. NAME is made of letters, digits, '-' and '_'.
+    The folder must not be there, or be empty. NAME is made of letters, digits, and between them '-' and '_'.
     """
     folder = Path(name)
     title = folder.name
     if not _NAME.fullmatch(title) or keyword.iskeyword(title):
         raise click.BadParameter(
-            f"a name is made of letters, digits, '-' and '_', such as chat-room, not {title!r}",
+            f"a name is made of letters, digits, '-' and '_' between them, such as chat-room, not {title!r}",
             param_hint="NAME",
         )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConnectError",
+    "Number",
     "RefusedError",
     "Target",
     "handshake_options",
@@ -33,6 +35,17 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SAFE = "/?:@!$&'()*+,;=~%-._"
+
+
+class Number(click.FloatRange):
+    """A range of click without NaN, which is not less than any bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 @frozen
@@ -148,7 +161,7 @@ def handshake_options(command: F) -> F:
         click.option("--insecure", is_flag=True, help="Take any certificate with wss://."),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Number(min=0, min_open=True),
             default=10.0,
             show_default=True,
             metavar="SECONDS",

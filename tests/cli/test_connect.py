@@ -125,6 +125,7 @@ async def test_a_server_of_another_kind_is_said(answer: bytes, problem: str) -> 
         (["ws://x/", "-H", "no colon"], "a header is 'Name: value'"),
         (["ws://x/", "-H", "A: b\r\nC: d"], "control character"),
         (["ws://x/", "-H", "Upgrade: x"], "the handshake's own"),
+        (["ws://x/", "--timeout", "nan"], "'nan' is no number"),
         (["ws://x/", "-s", "a b"], "a subprotocol is made of"),
     ],
 )

@@ -61,11 +61,18 @@ def test_nothing_is_overwritten(here: Path) -> None:
     assert "file is there already" in new("file").output
 
 
-@pytest.mark.parametrize("name", ["1st", "a b", "<b>", "class", "ä", "..", "-x"])
+@pytest.mark.parametrize("name", ["1st", "a b", "<b>", "class", "ä", "..", "-x", "a-", "a_"])
 def test_a_name_that_is_none_is_refused(name: str, here: Path) -> None:
     result = CliRunner().invoke(main, ["new", "--", name])
     assert result.exit_code == 2
     assert list(here.iterdir()) == []
+
+
+def test_its_package_is_the_app_without_the_tests(here: Path) -> None:
+    # setuptools finds two modules, and asks which.
+    new("mine")
+    project = tomllib.loads((here / "mine/pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["py-modules"] == ["app"]
 
 
 def test_a_folder_that_cannot_be_made_is_said(here: Path) -> None:
