@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
+import os
 import signal
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, partialmethod
 from multiprocessing.process import BaseProcess, parent_process
 from multiprocessing.synchronize import Event as ProcessEvent
 from typing import Any, Final
@@ -30,10 +31,6 @@ logger = logging.getLogger("nexios_trio.server")
 
 KILLED: Final = 128
 """With the number of a signal it is the exit code for a worker that was killed by it, as in a shell."""
-
-_CANNOT_BIND: Final = frozenset(
-    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT}
-)
 
 
 def run(
@@ -57,8 +54,13 @@ def run(
         parsed.append(config)
         return 0
 
-    with _replaced(hypercorn.__main__, "run", take):
-        hypercorn.__main__.main([application, *arguments])
+    try:
+        with _replaced(hypercorn.__main__, "run", take):
+            hypercorn.__main__.main([application, *arguments])
+    except FileNotFoundError as error:
+        return _refuse(f"there is no file {error.filename}")
+    except tomllib.TOMLDecodeError as error:
+        return _refuse(f"the configuration file is no TOML: {error}")
     (config,) = parsed
     config.worker_class = "trio"
     config.fast_lane = fast_lane  # type: ignore[attr-defined]
@@ -75,17 +77,25 @@ def run(
     with (
         _replaced(hypercorn.trio.run, "trio_worker", worker),
         _replaced(hypercorn.run, "_join_exited", join_exited),
+        _replaced(Config, "create_sockets", partialmethod(_create_sockets, Config.create_sockets)),
     ):
         try:
             code = hypercorn.run.run(config)
-        except OSError as error:
-            if error.errno not in _CANNOT_BIND:
-                raise
-            return _refuse(
-                f"cannot listen on {', '.join(config.bind)}: {error.strerror}; give another --bind"
-            )
+        except _ListenError as error:
+            return _refuse(f"cannot listen on {', '.join(config.bind)}: {error}; give another --bind")
     code = code or next(filter(None, codes), 0)
     return code if code >= 0 else KILLED - code
+
+
+class _ListenError(Exception):
+    """Some address of ``bind`` cannot be had; says why."""
+
+
+def _create_sockets(config: Config, create: Callable[[Config], Sockets]) -> Sockets:
+    try:
+        return create(config)
+    except (OSError, OverflowError, ValueError) as error:
+        raise _ListenError(getattr(error, "strerror", None) or error) from error
 
 
 def _note_exits(join_exited: Any, codes: list[int], processes: list[BaseProcess]) -> int:
@@ -117,6 +127,10 @@ def _problem(config: Config) -> str | None:
         return problem
     if not isinstance(config.workers, int) or config.workers < 0:
         return f"workers is how many processes serve, 0 or more, not {config.workers!r}"
+    for name in ("certfile", "keyfile", "ca_certs"):
+        path = getattr(config, name)
+        if path is not None and not os.access(path, os.R_OK):
+            return f"{name} is a file, and {path} cannot be read"
     if config.use_reloader:
         if not config.workers:
             return "--reload restarts worker processes and there are none; leave --workers 0 away"

@@ -486,6 +486,27 @@ def test_a_port_that_is_taken_is_said_and_exits_with_2(tmp_path: Path) -> None:
             assert "Traceback" not in runner.text
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--bind", "127.0.0.1:99999"), "cannot listen on 127.0.0.1:99999: bind(): port must be 0-65535"),
+        (("--bind", "unix:no/such/folder/x.sock"), "cannot listen on unix:no/such/folder/x.sock: No such"),
+        (("--config", "missing.toml"), "there is no file missing.toml"),
+        (("--config", "broken.toml"), "the configuration file is no TOML: Invalid value"),
+        (("--certfile", "missing.pem"), "certfile is a file, and missing.pem cannot be read"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_and_exits_with_2(
+    options: tuple[str, ...], problem: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    (tmp_path / "broken.toml").write_text("bind = [")
+    with running(tmp_path, "served:app", *options) as runner:
+        assert runner.wait() == 2
+        assert f"nexios-trio: {problem}" in runner.text
+        assert "Traceback" not in runner.text
+
+
 def test_each_line_of_the_log_comes_once(tmp_path: Path) -> None:
     write(tmp_path)
     with running(tmp_path, "served:app", *BIND, "-w", "0") as runner:
