@@ -14,7 +14,7 @@ import click
 import trio
 
 from nexios_trio.cli.histogram import duration
-from nexios_trio.cli.lines import printable
+from nexios_trio.cli.lines import one_line
 from nexios_trio.cli.load import Load, Plan, run_load
 from nexios_trio.cli.target import Number, Target, handshake_options, tls_context
 
@@ -226,7 +226,7 @@ def _report(plan: Plan, load: Load) -> str:
         lines += ["", *_drawn(latencies.rows()), ""]
     lines += [
         *_remarks(plan, load),
-        *(f"{count:,} x {printable(why)}" for why, count in load.problems.items()),
+        *(f"{count:,} x {one_line(why)}" for why, count in load.problems.items()),
     ]
     return "\n".join(lines).rstrip()
 

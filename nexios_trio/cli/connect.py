@@ -13,7 +13,7 @@ import click
 import trio
 from attrs import Factory, define, frozen
 
-from nexios_trio.cli.lines import LongLineError, indented, lines, printable
+from nexios_trio.cli.lines import LongLineError, indented, lines, one_line, printable
 from nexios_trio.cli.target import (
     ConnectError,
     Number,
@@ -295,7 +295,7 @@ def _end(reason: CloseReason | None) -> str:
     name = reason.reason
     if not name and code in CloseCode._value2member_map_:
         name = CloseCode(code).name.lower().replace("_", " ")
-    return f"{code} {printable(name or '')}".rstrip()
+    return f"{code} {one_line(name or '')}".rstrip()
 
 
 def _tell(text: str) -> None:

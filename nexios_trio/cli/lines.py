@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import trio
 
-__all__ = ["LongLineError", "indented", "lines", "printable"]
+__all__ = ["LongLineError", "indented", "lines", "one_line", "printable"]
 
 _CHUNK: Final = 1 << 16
 # What moves the cursor, changes the title or answers in the user's name: a server must not do that (C0 but
@@ -60,6 +60,11 @@ async def lines(fd: int, longest: int = 16 << 20) -> AsyncIterator[bytes]:
 def printable(text: str) -> str:
     """``text`` with its control characters written out, for a terminal."""
     return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def one_line(text: str) -> str:
+    """The same where a line is ours: what a server says in it begins no other."""
+    return printable(text).replace("\n", "\\n")
 
 
 def indented(text: str) -> str:

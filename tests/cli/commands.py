@@ -66,7 +66,7 @@ def an_app() -> NexiosApp:
         await ws.accept()
         for number in range(3):
             await ws.send_text(str(number))
-        await ws.close(4001, "enough \x1b[31m")
+        await ws.close(4001, "enough \x1b[31m\nclosed: 1000")
 
     @app.ws_route("/no")
     async def no(ws: WebSocket) -> None:

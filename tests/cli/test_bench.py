@@ -101,7 +101,7 @@ async def test_answers_that_are_no_echo_are_said(nexios_server: Any) -> None:
     options = plan(f"{server.url}/many", seconds=5.0)
     load = Load()
     await run_load(options, load, trio.Event())
-    assert load.problems == {"closed by the server: 4001 enough \x1b[31m": 3}
+    assert load.problems == {"closed by the server: 4001 enough \x1b[31m\nclosed: 1000": 3}
     assert load.others + load.unasked == 9
 
 
@@ -183,7 +183,7 @@ async def test_a_client_that_lost_its_connection_makes_the_exit_code_1(nexios_se
     server = await nexios_server(an_app())
     done = await run("bench", "-c", "2", "-t", "30", f"{server.url}/many")
     assert done.code == 1
-    assert r"2 x closed by the server: 4001 enough \x1b[31m" in done.out
+    assert r"2 x closed by the server: 4001 enough \x1b[31m\nclosed: 1000" in done.out
     done = await run("bench", "-c", "2", "-t", "30", f"{server.url}/no")
     assert done.code == 3
     assert done.err == "Error: refused: HTTP 403 Forbidden\n"

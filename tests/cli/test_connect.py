@@ -67,7 +67,7 @@ async def test_the_exit_code_and_the_message_say_how_it_ended(nexios_server: Any
     server = await nexios_server(an_app())
     done = await run("connect", "--listen", f"{server.url}/many")
     assert (done.code, done.out) == (1, "0\n1\n2\n")
-    assert r"closed: 4001 enough \x1b[31m" in done.err
+    assert r"closed: 4001 enough \x1b[31m\nclosed: 1000" in done.err
     done = await run("connect", f"{server.url}/no")
     assert done.code == 4
     assert "refused: HTTP 403 Forbidden" in done.err
