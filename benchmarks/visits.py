@@ -25,6 +25,8 @@ BURST_ROOMS: Final = 4
 BURST: Final = 240
 """Messages of `BURST_BYTES` characters each."""
 BURST_BYTES: Final = 16 << 10
+TALK: Final = 2.0
+"""Seconds that it takes at most. Who is told to be too slow has to hear it within `close_timeout`."""
 
 
 @define
@@ -226,8 +228,10 @@ class Visitor:
                 self._too_slow(end)
 
     async def _talk(self, talker: Client, told: Told) -> str:
-        text = ""
+        text, enough = "", trio.current_time() + TALK
         for number in range(BURST):
+            if trio.current_time() > enough:
+                break
             text = f"{self.number}/{number}/".ljust(BURST_BYTES, "-")
             await talker.send(text)
             while await self._take(talker, told) != text:

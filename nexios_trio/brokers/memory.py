@@ -110,9 +110,9 @@ class MemoryBroker:
 
     async def publish(self, group: str, draft: Draft, *, keep: bool) -> Message:
         """See `Broker.publish`."""
-        # A full checkpoint, so that the writers of the members run between the sends of a loop.
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # the receiver lets others run
         if draft.once and (known := self._known(group, draft.id)) is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return known
         log = self._log(group) if keep else None
         if log is not None:
@@ -128,17 +128,19 @@ class MemoryBroker:
             draft.id or secrets.token_hex(16),
             draft.exclude,
         )
+        now = trio.current_time()
+        kept = _Kept(message, now)
         if draft.once:
-            self._once[group, draft.id] = _Kept(message, trio.current_time())
+            self._once[group, draft.id] = kept
             if len(self._once) > ONCE:
                 self._once.popitem(last=False)
         if log is not None:
-            log.ring.append(_Kept(message, trio.current_time()))
+            log.ring.append(kept)
             log.size += len(draft.data)
-            self._trim(log)
+            self._trim(log, now)
             self._filled[group] = None
             self._filled.move_to_end(group)
-            self._sweep()
+            self._sweep(now)
         await self.receiver.deliver(message)
         return message
 
@@ -160,15 +162,15 @@ class MemoryBroker:
             self._logs.move_to_end(group)
         return log
 
-    def _trim(self, log: _Log) -> None:
+    def _trim(self, log: _Log, now: float) -> None:
         ring, limits = log.ring, self.limits
-        oldest = trio.current_time() - limits.age
+        oldest = now - limits.age
         while ring and (len(ring) > limits.messages or log.size > limits.bytes or ring[0].at <= oldest):
             log.size -= len(ring.popleft().message.data)
 
-    def _sweep(self) -> None:
+    def _sweep(self, now: float) -> None:
         """Empty the rings of groups in which nothing was sent for so long that all of it is too old."""
-        oldest = trio.current_time() - self.limits.age
+        oldest = now - self.limits.age
         while self._filled:
             group = next(iter(self._filled))
             ring = self._logs[group].ring
@@ -195,7 +197,7 @@ class MemoryBroker:
         """See `Broker.history`."""
         await trio.lowlevel.checkpoint()
         log = self._log(group)
-        self._trim(log)
+        self._trim(log, trio.current_time())
         kept = [entry.message for entry in log.ring]
         complete = True
         if since is not None:

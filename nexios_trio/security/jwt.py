@@ -9,68 +9,27 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import evolve
 
 from nexios_trio.exceptions import AuthenticationError, WrongTypeError, WrongValueError
 from nexios_trio.security.identity import Identity, User
 
 try:
     import jwt as pyjwt
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-    from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+    from nexios_trio.security.keys import ALGORITHMS, SECRET_BYTES, Key, KeySet, PublicKey, key_for
 except ImportError as missing:
     raise ImportError(
         f'JWT needs PyJWT and cryptography: pip install "nexios-trio[jwt]" ({missing})', name=missing.name
     ) from missing
 
-PublicKey: TypeAlias = (
-    rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
-)
-
 __all__ = ["JWT"]
-
-logger = logging.getLogger("nexios_trio.security")
-
-# RFC 7518 §3.1, RFC 8037 §3.1, RFC 8812 §3.2: the keys that an algorithm takes. A table of our own, as PyJWT
-# knows "none", and lets others be registered.
-_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "HS256": ("a secret",),
-    "HS384": ("a secret",),
-    "HS512": ("a secret",),
-    "RS256": ("an RSA key",),
-    "RS384": ("an RSA key",),
-    "RS512": ("an RSA key",),
-    "PS256": ("an RSA key",),
-    "PS384": ("an RSA key",),
-    "PS512": ("an RSA key",),
-    "ES256": ("a P-256 key",),
-    "ES384": ("a P-384 key",),
-    "ES512": ("a P-521 key",),
-    "ES256K": ("a secp256k1 key",),
-    "EdDSA": ("an Ed25519 key", "an Ed448 key"),
-}
-_CURVES: Final = {
-    "secp256r1": "a P-256 key",
-    "secp384r1": "a P-384 key",
-    "secp521r1": "a P-521 key",
-    "secp256k1": "a secp256k1 key",
-}
-_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-_RSA_BITS: Final = 2048
-_FROM_JWK: Final[Mapping[str, Callable[[dict[str, Any]], Any]]] = {
-    "oct": HMACAlgorithm.from_jwk,
-    "RSA": RSAAlgorithm.from_jwk,
-    "EC": ECAlgorithm.from_jwk,
-    "OKP": OKPAlgorithm.from_jwk,
-}
 
 # RFC 7515 §7.1, and §2: base64url without padding, line breaks or anything else.
 _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
@@ -85,246 +44,6 @@ _PROBLEMS: Final[tuple[tuple[type[pyjwt.PyJWTError], str], ...]] = (
     (pyjwt.exceptions.InvalidJTIError, "the token's jti claim is not a str"),
     (pyjwt.InvalidSignatureError, "wrong signature"),
 )
-
-
-@frozen
-class _Key:
-    """A key that checks signatures. ``alg`` is the one algorithm that its JWK allows (RFC 7517 §4.4)."""
-
-    kind: str
-    material: Any = field(repr=False)
-    kid: str | None = None
-    alg: str | None = None
-
-    def misfit(self, algorithm: str) -> str | None:
-        """Why the key is not for ``algorithm`` (RFC 8725 §3.1); None if it is."""
-        if self.alg is not None and self.alg != algorithm:
-            return f'the JWK is for {self.alg} only: write algorithms=["{self.alg}"]'
-        if self.kind not in _KEYS[algorithm]:
-            return f"{algorithm} takes {' or '.join(_KEYS[algorithm])}, and key is {self.kind}"
-        least = _SECRET_BYTES.get(algorithm, 0)
-        if least and len(self.material) < least:  # RFC 7518 §3.2
-            return (
-                f"{algorithm} takes a secret of {least} bytes or more, and key has {len(self.material)}: "
-                f"make one with secrets.token_bytes({least})"
-            )
-        return None
-
-
-def _secret(secret: bytes) -> bytes:
-    """``secret``, unless it is a public key, by which everybody could sign (RFC 8725 §2.1)."""
-    try:
-        jwk = json.loads(secret)
-    except (ValueError, RecursionError):
-        jwk = None
-    public = b"-----BEGIN" in secret or (isinstance(jwk, dict) and "kty" in jwk)
-    try:
-        serialization.load_der_public_key(secret)
-        public = True
-    except Exception:  # noqa: S110 - whatever is wrong with it: it is no public key
-        pass
-    try:
-        if secret:  # an empty one is too short, which `misfit` says
-            HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-    except pyjwt.InvalidKeyError:
-        public = True
-    if public:
-        raise WrongValueError(
-            "key is a public key, a certificate or a JWK as text, and no secret for HS*: write "
-            'algorithms=["RS256"] (or "ES256", "EdDSA", after the key), or key=json.loads(key) for a JWK'
-        )
-    return secret
-
-
-def _checking(material: object, kid: str | None = None, alg: str | None = None) -> _Key:
-    """What `cryptography` or PyJWT has loaded, as a key of ours."""
-    if isinstance(material, bytes):
-        return _Key("a secret", _secret(material), kid, alg)
-    if isinstance(material, rsa.RSAPublicKey):
-        if material.key_size < _RSA_BITS:  # RFC 7518 §3.3
-            raise WrongValueError(f"an RSA key has {_RSA_BITS} bits or more, and key has {material.key_size}")
-        return _Key("an RSA key", material, kid, alg)
-    if isinstance(material, ec.EllipticCurvePublicKey):
-        return _Key(_CURVES.get(material.curve.name, "a key of another curve"), material, kid, alg)
-    if isinstance(material, ed25519.Ed25519PublicKey):
-        return _Key("an Ed25519 key", material, kid, alg)
-    if isinstance(material, ed448.Ed448PublicKey):
-        return _Key("an Ed448 key", material, kid, alg)
-    if hasattr(material, "public_key"):
-        raise WrongValueError(
-            "key is a private key, and to check takes the public one: write key.public_key()"
-        )
-    raise WrongTypeError(
-        "key is a secret (str or bytes), a public key as PEM or object of cryptography, or a JWK as dict, "
-        f"not {type(material).__name__}"
-    )
-
-
-def _from_jwk(jwk: object) -> _Key:
-    if not isinstance(jwk, Mapping):
-        raise WrongTypeError(f"a JWK is a dict, not {type(jwk).__name__}")
-    kty, kid, alg = jwk.get("kty"), jwk.get("kid"), jwk.get("alg")
-    if not isinstance(kty, str) or kty not in _FROM_JWK:
-        hint = "; for a set of keys write jwks=lambda: keys" if "keys" in jwk else ""
-        raise WrongValueError(f"a JWK has a kty, one of {', '.join(_FROM_JWK)}{hint}")
-    operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
-        raise WrongValueError("the JWK is not for checking signatures (RFC 7517 §4.2, §4.3: use, key_ops)")
-    if kid is not None and not isinstance(kid, str):
-        raise WrongValueError("the kid of a JWK is a str (RFC 7517 §4.5)")
-    if alg is not None and (not isinstance(alg, str) or alg not in _KEYS):
-        raise WrongValueError(f"the alg of a JWK is one of {', '.join(_KEYS)}")
-    try:
-        material = _FROM_JWK[kty](dict(jwk))
-    except Exception:  # KeyError, TypeError and more, by what is wrong with it
-        material = None
-    # Not in the except: errors of PyJWT hold what was in the JWK, and that may be secret.
-    if material is None:
-        raise WrongValueError(f"the members of the JWK make no key of kty {kty}")
-    return _checking(material, kid, alg)
-
-
-def _from_text(text: bytes) -> _Key:
-    try:
-        if text.startswith((b"ssh-", b"ecdsa-sha2-")):
-            material: object = serialization.load_ssh_public_key(text)
-        elif b"PRIVATE KEY" in text:
-            material = serialization.load_pem_private_key(text, None)
-        else:
-            material = serialization.load_pem_public_key(text)
-    except Exception:  # ValueError, TypeError and more, by what is wrong with it
-        material = None
-    if material is None:
-        raise WrongValueError(
-            'key is text, and no public key: that begins with "-----BEGIN PUBLIC KEY-----" and keeps its '
-            "line ends; a JWK is passed as json.loads(key)"
-        )
-    return _checking(material)
-
-
-def _key(key: object, algorithms: tuple[str, ...]) -> _Key:
-    if isinstance(key, Mapping):
-        made = _from_jwk(key)
-    elif isinstance(key, str | bytes):
-        raw = key.encode() if isinstance(key, str) else key
-        made = _checking(raw) if algorithms[0] in _SECRET_BYTES else _from_text(raw)
-    else:
-        made = _checking(key)
-    for algorithm in algorithms:
-        if problem := made.misfit(algorithm):
-            raise WrongValueError(problem)
-    return made
-
-
-@define(eq=False)
-class _Known:
-    """The issuer's keys, as one run of Trio has them."""
-
-    keys: tuple[_Key, ...] = ()
-    fetched: float = -math.inf
-    tried: float = -math.inf
-    """When the last fetch ended, in a success or not."""
-    fetching: trio.Event | None = None
-
-
-class _KeySet:
-    """The keys of an issuer: fetched, kept, and fetched again, at most once at a time and per ``retry``."""
-
-    def __init__(
-        self,
-        fetch: Callable[[], Awaitable[Mapping[str, Any]] | Mapping[str, Any]],
-        algorithms: tuple[str, ...],
-        *,
-        lifetime: float,
-        stale: float,
-        retry: float,
-        timeout: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._fetch = fetch
-        self._algorithms = algorithms
-        self._lifetime = lifetime
-        self._stale = stale
-        self._retry = retry
-        self._timeout = timeout
-        self._clock = clock
-        # In tests an app outlives runs of Trio: the event and the clock of one mean nothing in the next.
-        self._run: trio.lowlevel.RunVar[_Known | None] = trio.lowlevel.RunVar(
-            "nexios_trio.security.jwt", None
-        )
-
-    async def find(self, algorithm: str, kid: str | None) -> _Key:
-        known = self._run.get()
-        if known is None:
-            known = _Known()
-            self._run.set(known)
-        if self._clock() - known.fetched >= self._lifetime:
-            await self._refresh(known)
-            if self._clock() - known.fetched >= self._lifetime + self._stale:
-                # Not the client's fault. Yet it is not let in, and what an authenticator raises for that is
-                # one error: a second one would be caught in fewer places. The log has the fault.
-                raise AuthenticationError("the keys of the issuer cannot be had")
-        if not self._named(known, algorithm, kid):
-            await self._refresh(known)
-        named = self._named(known, algorithm, kid)
-        if not named and kid is not None:
-            raise AuthenticationError("the issuer has no key of the token's kid")
-        fitting = [key for key in named if key.misfit(algorithm) is None]
-        if len(fitting) != 1:  # none of several is tried out: RFC 7515 §4.1.4 has kid for that
-            raise AuthenticationError(f"{len(fitting) or 'none'} of the issuer's keys fit the token")
-        return fitting[0]
-
-    @staticmethod
-    def _named(known: _Known, algorithm: str, kid: str | None) -> list[_Key]:
-        if kid is not None:  # RFC 7517 §4.5: keys of different types may share one
-            return [key for key in known.keys if key.kid == kid]
-        return [key for key in known.keys if key.misfit(algorithm) is None]
-
-    async def _refresh(self, known: _Known) -> None:
-        if known.fetching is None:
-            if self._clock() - known.tried < self._retry:
-                return
-            known.fetching = trio.Event()
-            # The fetch belongs to no client. In the task of the first one it would die with that one's
-            # connection, and whoever connects and leaves in a loop would begin a new one each time.
-            trio.lowlevel.spawn_system_task(self._try, known, known.fetching)
-        await known.fetching.wait()
-
-    async def _try(self, known: _Known, done: trio.Event) -> None:
-        try:
-            with trio.fail_after(self._timeout):
-                answer = self._fetch()
-                if inspect.isawaitable(answer):
-                    answer = await answer
-            known.keys = self._read(answer)
-            known.fetched = self._clock()
-        except Exception as error:  # one that leaves a system task ends the program
-            logger.error("the keys of the issuer cannot be had (jwks=)", exc_info=error)
-        finally:
-            known.tried = self._clock()
-            known.fetching = None
-            done.set()
-
-    def _read(self, answer: object) -> tuple[_Key, ...]:
-        listed = answer.get("keys") if isinstance(answer, Mapping) else None
-        if not isinstance(listed, list):  # RFC 7517 §5.1
-            raise WrongTypeError(
-                'jwks returns the set of keys, {"keys": [...]}: write return response.json(); it returned '
-                f"{type(answer).__name__}"
-            )
-        keys = []
-        for jwk in listed:
-            try:
-                key = _from_jwk(jwk)
-            except (WrongTypeError, WrongValueError):
-                continue  # RFC 7517 §5: a set may hold keys that are not for us
-            if any(key.misfit(algorithm) is None for algorithm in self._algorithms):
-                keys.append(key)
-        if not keys:
-            logger.warning(
-                "of the %d keys of the issuer none is for %s", len(listed), ", ".join(self._algorithms)
-            )
-        return tuple(keys)
 
 
 class JWT:
@@ -396,14 +115,14 @@ class JWT:
                 "give one of key= (one key) and jwks= (a function that returns an issuer's keys)"
             )
         if jwks is None:
-            self._key: _Key | _KeySet = _key(key, self._algorithms)
+            self._key: Key | KeySet = key_for(key, self._algorithms)
         elif not callable(jwks):
             raise WrongTypeError(
                 "jwks is a function that fetches the keys, such as `async def jwks(): return (await "
                 f"client.get(url)).json()`, not {type(jwks).__name__}"
             )
         else:
-            self._key = _KeySet(
+            self._key = KeySet(
                 jwks,
                 self._algorithms,
                 lifetime=_seconds("jwks_lifetime", jwks_lifetime, infinite=True),
@@ -428,7 +147,7 @@ class JWT:
         text, header = self._split(token)
         algorithm, kid = self._header(header)
         key = self._key
-        if isinstance(key, _KeySet):
+        if isinstance(key, KeySet):
             key = await key.find(algorithm, kid)
         return await self._identity(self._claims(text, key, algorithm))
 
@@ -467,7 +186,7 @@ class JWT:
             raise AuthenticationError("the token's kid is not a str")
         return algorithm, kid
 
-    def _claims(self, text: str, key: _Key, algorithm: str) -> dict[str, Any]:
+    def _claims(self, text: str, key: Key, algorithm: str) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = self._pyjwt.decode(
                 text,
@@ -539,14 +258,16 @@ def _algorithms(algorithms: object) -> tuple[str, ...]:
                 'a token of the algorithm "none" is signed by nobody: write that of your tokens, such as '
                 'algorithms=["HS256"] or algorithms=["RS256"]'
             )
-        if name not in _KEYS:
-            raise WrongValueError(f"algorithms are some of {', '.join(_KEYS)}, and {name!r} is none of them")
-    secret = [name for name in names if name in _SECRET_BYTES]
+        if name not in ALGORITHMS:
+            raise WrongValueError(
+                f"algorithms are some of {', '.join(ALGORITHMS)}, and {name!r} is none of them"
+            )
+    secret = [name for name in names if name in SECRET_BYTES]
     if secret and len(secret) < len(names):
         raise WrongValueError(  # RFC 8725 §2.1
             f"{secret[0]} takes a secret where others take a public key, and one might pass for the other: "
             f"write two, JWT(secret, algorithms={secret}, ...) and JWT(public_key, algorithms="
-            f"{[name for name in names if name not in _SECRET_BYTES]}, ...)"
+            f"{[name for name in names if name not in SECRET_BYTES]}, ...)"
         )
     return names
 

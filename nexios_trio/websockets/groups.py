@@ -82,7 +82,8 @@ class Group:
             self._move_to(self._since)
         self._plain = self._overflow.key is None and not envelope and form is None
         self._outbox: Outbox
-        self._send_now: Callable[[Entry], bool] | None
+        self._send_now: Callable[[Entry], bool] | None = None
+        """`Outbox.send_now`, if this member gets each message as it is."""
         self._statistics: GroupStatistics | None = None
         self._following = False
         self._left = False
@@ -118,7 +119,8 @@ class Group:
             )
         await self._check_permission()
         self._outbox = self._connection.open_outbox()
-        self._send_now = self._outbox.send_now
+        if self._plain:
+            self._send_now = self._outbox.send_now
         self._statistics = self._hub.enter(self, self._connection)
         self._connection.at_end(self.leave_nowait)
         try:
@@ -167,7 +169,8 @@ class Group:
         self._move_to(history.position)
         self._held, self._following = None, not self._left
         for message, parcel in held:
-            self._take(message, parcel)
+            if self._take(message, parcel) and self._statistics is not None:
+                self._statistics.delivered += 1
 
     async def _replay(self, history: History) -> bool:
         """Send what was missed; returns whether that had to wait, so that more may have been missed."""
@@ -209,23 +212,35 @@ class Group:
 
     # Receiving: called by the hub
 
-    def _take(self, message: Message, parcel: Parcel) -> None:
-        """Put a message into this member's outbox by its rule; never waits, never raises."""
+    def _take(self, message: Message, parcel: Parcel) -> bool:
+        """Give this member a message by its rule; never waits, never raises.
+
+        Returns whether it was sent at once; if not, what became of it has been counted.
+        """
         if not self._following:
             self._hold(message, parcel)
-            return
-        if message.offset is not None:
-            if message.offset <= self._offset and message.epoch == self._epoch:
-                return  # replayed before it was handed out
-            self._epoch, self._offset, self._nonce = message.epoch, message.offset, message.nonce
+            return False
+        offset = message.offset
+        if offset is not None:
+            if offset <= self._offset and message.epoch == self._epoch:
+                return False  # replayed before it was handed out
+            self._epoch = message.epoch
+            self._offset = offset
+            self._nonce = message.nonce
         if message.exclude and self._connection.id in message.exclude:
-            return
+            return False
+        send_now = self._send_now
+        if send_now is not None and send_now(parcel):
+            return True
+        self._put(parcel)
+        return False
+
+    def _put(self, parcel: Parcel) -> None:
         statistics = self._statistics
         assert statistics is not None
-        if self._send_now is not None and self._plain and self._send_now(parcel):
-            statistics.delivered += 1
-            return
         entry = parcel if self._plain else self._own_entry(parcel, statistics)
+        if self._outbox.send_now is None:
+            self._hub.let_writers_run()
         if self._outbox.offer(entry, self._overflow, statistics):
             statistics.delivered += 1
         elif self._overflow.rule == "disconnect":

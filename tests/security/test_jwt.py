@@ -437,6 +437,7 @@ def test_without_the_extra_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, absent: str
 ) -> None:
     monkeypatch.setitem(sys.modules, absent, None)
+    monkeypatch.delitem(sys.modules, "nexios_trio.security.keys")
     spec = importlib.util.spec_from_file_location("a_second_jwt", module.__file__)
     assert spec is not None
     assert spec.loader is not None

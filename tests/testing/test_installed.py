@@ -184,6 +184,7 @@ sys.meta_path.insert(0, Refuse())
 import nexios_trio
 extras = {
     "nexios_trio.testing.plugin", "nexios_trio.testing.broker_contract", "nexios_trio.security.jwt",
+    "nexios_trio.security.keys",
     "nexios_trio.monitoring.metrics", "nexios_trio.monitoring.tracing", "nexios_trio.brokers.redis",
     "nexios_trio.publishing.publisher", "nexios_trio.publishing.sync",
 }
