@@ -12,16 +12,13 @@ from pathlib import Path
 
 import msgspec
 import trio
-from starlette.requests import Request
-from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 
 from examples.chat.protocol import FromMember, Join, Ping, Problem, Said, Say, Typing, TypingBy, Welcome
+from examples.common.pages import serve_page
 from nexios_trio import Heartbeat, Limits, NexiosApp, PeerError, WebSocket, WebSocketException
 from nexios_trio.config import HistoryLimits
 from nexios_trio.websockets.groups import Group
 
-STATIC = Path(__file__).parent / "static"
 ROOM_NAME = re.compile(r"[\w-]{1,32}")
 JOIN_WITHIN = 10.0  # seconds
 SHOWN = 50  # messages that who comes gets to see
@@ -31,15 +28,6 @@ MAX_MEMBERS = 50  # in one room
 BURST = 5.0  # messages that a member may send at once
 RATE = 5.0  # and a second, in the long run
 OUTBOX = 400  # messages that may wait for one member: room for the bursts of all the others at once
-SECURITY = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 @asynccontextmanager
@@ -49,17 +37,12 @@ async def lifespan(_app: NexiosApp) -> AsyncIterator[dict[str, trio.Lock]]:
 
 app = NexiosApp(
     lifespan=lifespan,
-    limits=Limits(outbox_messages=OUTBOX),
+    limits=Limits(message_bytes=8192, outbox_messages=OUTBOX),
     history=HistoryLimits(messages=KEPT, age=math.inf, groups=MAX_ROOMS),
     # A phone that has lost its network says nothing: without an answer to the ping its connection ends.
     heartbeat=Heartbeat(interval=20, timeout=20, message=msgspec.json.encode(Ping()).decode()),
 )
-app.mount("/static", StaticFiles(directory=STATIC))
-
-
-@app.get("/")
-async def page(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "index.html", headers=SECURITY)
+serve_page(app, Path(__file__).parent / "static")
 
 
 @app.ws_route("/rooms/{room}/ws")

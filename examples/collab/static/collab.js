@@ -10,7 +10,8 @@ const text = $("text");
 const key = recall("collab.key", uuid(), sessionStorage); // who we are, also after a reload
 remember("collab.key", key, sessionStorage);
 
-let doc, shared, undo, link;
+const link = new Link({ opened, hear, lost, kept: "What you write is kept until then." });
+let doc, shared, undo;
 let name = "";
 let user = "";
 let waiting = false; // whether edits of ours may not have reached the server
@@ -25,15 +26,12 @@ function open() {
   const plain = element("a", "", "As plain text");
   plain.href = `documents/${encodeURIComponent(name)}.txt`;
   $("plain").replaceChildren(plain);
-  link?.leave();
+  link.leave();
   makeDocument();
   people.clear();
   showText();
   showPeople();
-  const path = `documents/${encodeURIComponent(name)}/ws`;
-  if (link) link.url.pathname = new URL(path, location.href).pathname;
-  else link = new Link(path, { opened, hear, lost, silence: 45_000 });
-  link.open();
+  link.to(`documents/${encodeURIComponent(name)}/ws`);
 }
 
 function opened() {
@@ -98,7 +96,7 @@ function sendBytes(kind, bytes) {
 }
 
 function showSaved() {
-  $("saved").textContent = !link?.connected ? (waiting ? "Your changes wait for the connection" : "")
+  $("saved").textContent = !link.connected ? (waiting ? "Your changes wait for the connection" : "")
     : "Everything is with the server";
 }
 

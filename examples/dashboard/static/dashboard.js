@@ -32,7 +32,7 @@ let cursor = null; // the `at` of the sample that is looked at; null: the newest
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("samples", {
+const link = new Link({
   silence: 10_000,
   hear({ type, ...message }) {
     heard[type]?.(message);
@@ -214,4 +214,4 @@ function makeNoise(on) {
 
 $("noise").addEventListener("click", () => makeNoise(noise.length === 0));
 
-link.open();
+link.to("samples");

@@ -19,7 +19,7 @@ let seq = 0;
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("play", {
+const link = new Link({
   silence: 25_000,
   hear: ({ type, ...message }) => heard[type]?.(message),
   lost() {
@@ -267,4 +267,4 @@ $("name").addEventListener("input", () => $("name").setCustomValidity(""));
 $("name").value = recall("game.name", "");
 $("join").hidden = false;
 $("name").focus();
-link.open();
+link.to("play");

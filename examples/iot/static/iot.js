@@ -17,7 +17,7 @@ let skew = 0; // the server's clock minus ours, in seconds
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("operators", {
+const link = new Link({
   silence: 25_000,
   opened: () => link.send({ token: key }),
   hear: ({ type, ...message }) => heard[type]?.(message),
@@ -84,7 +84,7 @@ $("login").addEventListener("submit", (event) => {
   event.preventDefault();
   key = $("key").value;
   $("refused").textContent = "";
-  link.open();
+  link.to("operators");
 });
 
 $("logout").addEventListener("click", () => {
@@ -192,5 +192,5 @@ function showCommands() {
   );
 }
 
-if (key) link.open();
+if (key) link.to("operators");
 else showLogin();

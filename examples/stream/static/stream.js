@@ -1,6 +1,6 @@
 // The viewer's page: segments come over the WebSocket and go into a MediaSource; and a chat.
 
-import { $, Link, element, recall, remember } from "../common/link.js";
+import { $, Link, element, recall, remember, whole } from "../common/link.js";
 
 const [INIT, SEGMENT] = [0, 1];
 const MIME = 'video/webm; codecs="vp9"';
@@ -105,7 +105,7 @@ showPlay();
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("watch", {
+const link = new Link({
   silence: 8_000, // there is a segment each second
   hear(message) {
     if (message instanceof ArrayBuffer) take(message);
@@ -162,12 +162,11 @@ $("say").addEventListener("submit", (event) => {
   if (!/[^\s\p{C}]/u.test(name) || !/[^\s\p{C}]/u.test(text)) return;
   remember("stream.name", name);
   $("notice").textContent = "";
-  const whole = (string) => string.toWellFormed?.() ?? string; // no half emoji
   if (link.connected && link.send({ type: "say", name: whole(name), text: whole(text) })) $("text").value = "";
   else $("notice").textContent = "There is no connection; your message stays here.";
   $("text").focus();
 });
 
 $("name").value = recall("stream.name", "");
-if (window.MediaSource?.isTypeSupported(MIME)) link.open();
+if (window.MediaSource?.isTypeSupported(MIME)) link.to("watch");
 else $("trouble").textContent = "This browser cannot play WebM with VP9 from a script.";
