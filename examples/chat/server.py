@@ -15,9 +15,16 @@ import trio
 
 from examples.chat.protocol import FromMember, Join, Ping, Problem, Said, Say, Typing, TypingBy, Welcome
 from examples.common.pages import serve_page
-from nexios_trio import Heartbeat, Limits, NexiosApp, PeerError, WebSocket, WebSocketException
-from nexios_trio.config import HistoryLimits
-from nexios_trio.websockets.groups import Group
+from nexios_trio import (
+    Group,
+    Heartbeat,
+    HistoryLimits,
+    Limits,
+    NexiosApp,
+    PeerError,
+    WebSocket,
+    WebSocketException,
+)
 
 ROOM_NAME = re.compile(r"[\w-]{1,32}")
 JOIN_WITHIN = 10.0  # seconds
@@ -57,17 +64,17 @@ async def chat(ws: WebSocket) -> None:
         raise WebSocketException(1008, "the first message is a join")
     if not join.name:
         raise WebSocketException(1007, "a name needs a visible character")
-    async with AsyncExitStack() as stack:
-        async with ws.state.door:  # one by one, so that no two take the same name
-            name, group = await find_place(ws, join)
-            await stack.enter_async_context(group)
-        await ws.send_json(await welcome(group, name))
-        await talk(ws, group, name)
-
-
-async def find_place(ws: WebSocket, join: Join) -> tuple[str, Group]:
     room = f"chat.{ws.path_params['room']}"
     user = hashlib.sha256(f"{room} {join.key}".encode()).hexdigest()[:16]  # others see this, not the key
+    async with AsyncExitStack() as stack:
+        async with ws.state.door:  # one by one, so that no two take the same name
+            name, group = await find_place(ws, room, user, join)
+            await stack.enter_async_context(group)
+        await ws.send_json(await welcome(group, user, name))
+        await talk(ws, group, user, name)
+
+
+async def find_place(ws: WebSocket, room: str, user: str, join: Join) -> tuple[str, Group]:
     await app.channels.disconnect_user(user, 4001, "replaced by a newer connection")
     ws.identify(user)
     others = [other for other in await ws.join(room).presence.list() if other.user != user]
@@ -85,13 +92,13 @@ def free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-async def welcome(group: Group, name: str) -> Welcome:
+async def welcome(group: Group, user: str, name: str) -> Welcome:
     people = {user.user: user.metadata["name"] for user in await group.presence.list()}
     history = [] if group.recovered else [message.payload for message in await group.history(SHOWN)]
-    return Welcome(name, str(group.position), bool(group.recovered), history, people)
+    return Welcome(user, name, str(group.position), bool(group.recovered), history, people)
 
 
-async def talk(ws: WebSocket, group: Group, name: str) -> None:
+async def talk(ws: WebSocket, group: Group, user: str, name: str) -> None:
     next_turn = 0.0
     while True:  # until receive_json raises WebSocketDisconnect
         # Who sends too much waits: the messages stay in the sender's own socket.
@@ -104,6 +111,6 @@ async def talk(ws: WebSocket, group: Group, name: str) -> None:
             continue
         match message:
             case Say():
-                await group.send(Said(message.id, name, message.text, datetime.now(UTC)))
+                await group.send(Said(message.id, user, name, message.text, datetime.now(UTC)))
             case Typing():
                 await group.send(TypingBy(name), exclude_self=True, save_history=False)

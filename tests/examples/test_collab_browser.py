@@ -128,3 +128,28 @@ def test_a_restart_loses_nothing(browser: Browser, make_server: Callable[[str], 
     expect(sheet(late)).to_have_value("kept by its writers")
     visitors.leave()
     assert visitors.complaints == []
+
+
+def test_who_leaves_a_document_with_unsent_changes_is_asked(visitors: Visitors) -> None:
+    page = writer(visitors, "Ada", "unsent")
+    page.context.set_offline(True)
+    expect(page.get_by_role("status").first).to_have_text("Offline")
+    sheet(page).press_sequentially("kept")
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    page.get_by_label("Another document").fill("elsewhere")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#unsent$"))
+    assert asked == ["Your changes have not reached the server. Leave them behind?"]
+    expect(sheet(page)).to_have_value("kept")
+    page.context.set_offline(False)
+    connected(page, BACK)
+    page.get_by_label("Another document").fill("elsewhere")
+    page.keyboard.press("Enter")
+    expect(sheet(page)).to_have_value("")
+    assert len(asked) == 1

@@ -9,7 +9,7 @@ const HISTORY = 50; // messages that the server sends to who comes
 const TYPING_EVERY = 2_000, TYPING_LASTS = 4_000; // ms
 const SAME_BREATH = 5 * 60_000; // ms within which messages of one person stand together
 
-const me = { name: recall("chat.name", ""), shown: "", key: recall("chat.key", uuid(), sessionStorage) };
+const me = { name: recall("chat.name", ""), shown: "", user: "", key: recall("chat.key", uuid(), sessionStorage) };
 remember("chat.key", me.key, sessionStorage); // who comes back with it, also by a reload, has the old place
 let room = "";
 let waiting = []; // {id, room, text, at}: not yet seen coming back from the server
@@ -45,8 +45,9 @@ const link = new Link({
 });
 
 const heard = {
-  welcome({ name, place, recovered, history, people }) {
+  welcome({ user, name, place, recovered, history, people }) {
     position = place;
+    me.user = user;
     me.shown = name;
     showMe();
     present.clear();
@@ -110,17 +111,16 @@ function showMe() {
 const present = new Map(); // user -> name
 
 function showPeople() {
-  const names = [...present.values()];
-  $("count").textContent = names.length;
+  $("count").textContent = present.size;
   $("people").replaceChildren(
-    ...names.sort((a, b) => a.localeCompare(b)).map((name) => {
+    ...[...present].sort(([, a], [, b]) => a.localeCompare(b)).map(([user, name]) => {
       const item = element("li");
       item.append(dress(element("span"), name), element("bdi", "", name));
-      if (name === me.shown) item.append(element("span", "you", "(you)"));
+      if (user === me.user) item.append(element("span", "you", "(you)"));
       return item;
     }),
   );
-  for (const name of typists.keys()) if (!names.includes(name)) stopTyping(name);
+  for (const name of typists.keys()) if (![...present.values()].includes(name)) stopTyping(name);
 }
 
 function atBottom() {
@@ -151,8 +151,8 @@ function showMessage(message, { fresh }) {
   if (ours >= 0) waiting.splice(ours, 1);
   if (shown.has(message.id)) return ours >= 0 && showWaiting();
   const follow = atBottom();
-  const mine = message.name === me.shown;
-  const first = last?.name !== message.name || Date.parse(message.at) - Date.parse(last.at) > SAME_BREATH;
+  const mine = message.user === me.user;
+  const first = last?.user !== message.user || Date.parse(message.at) - Date.parse(last.at) > SAME_BREATH;
   const item = messageElement(message, { mine, first, fresh: fresh && ours < 0 });
   item.dataset.id = message.id;
   shown.add(message.id);
@@ -189,7 +189,7 @@ function showWaiting() {
   const ours = waiting.filter((message) => message.room === room);
   $("pending").replaceChildren(
     ...ours.map((message, i) => {
-      const first = i === 0 && last?.name !== me.shown;
+      const first = i === 0 && last?.user !== me.user;
       const item = messageElement({ ...message, name: me.shown || me.name }, { mine: true, first });
       item.classList.add("waiting");
       item.append(element("p", "state", note));

@@ -4,7 +4,7 @@ import { $, Link, element, recall, remember, uuid } from "../common/link.js";
 import * as Y from "./vendor/yjs.js";
 
 const [STATE, UPDATE] = [0, 1]; // first bytes of binary messages
-const CURSOR_EVERY = 100; // ms
+const CURSOR_EVERY = 100, FLAG_LASTS = 3_000; // ms
 
 const text = $("text");
 const key = recall("collab.key", uuid(), sessionStorage); // who we are, also after a reload
@@ -82,8 +82,9 @@ const heard = {
   cursor({ user: who, anchor, head }) {
     const person = people.get(who);
     if (!person) return;
-    Object.assign(person, { anchor, head });
+    Object.assign(person, { anchor, head, moved: Date.now() });
     showCursors();
+    setTimeout(showCursors, FLAG_LASTS + 50); // a name covers what stands above it, so it goes
   },
   ping: () => link.send({ type: "pong" }),
 };
@@ -257,7 +258,8 @@ function showCursors() {
 
 function caret(who) {
   const made = element("span", `caret ${hueOf(who)}`);
-  made.append(element("span", "flag", people.get(who).name));
+  const { name, moved } = people.get(who);
+  made.append(element("span", Date.now() - moved < FLAG_LASTS ? "flag" : "flag past", name));
   return made;
 }
 
@@ -268,7 +270,8 @@ function showPeople() {
     ...sorted.map(([who, person]) => {
       const item = element("li", hueOf(who));
       const at = who === user ? index(own[1]) : index(person.head);
-      item.append(element("bdi", "", who === user ? `${person.name} (you)` : person.name));
+      item.append(element("bdi", "", person.name));
+      if (who === user) item.append(element("span", "you", " (you)"));
       if (at !== null) item.append(element("span", "where", `line ${lines(at)}`));
       return item;
     }),
@@ -307,7 +310,11 @@ $("go").addEventListener("submit", (event) => {
   location.hash = $("other").value;
   $("other").value = "";
 });
-addEventListener("hashchange", () => documentName() !== name && open());
+addEventListener("hashchange", () => {
+  if (documentName() === name) return;
+  if (waiting && !confirm("Your changes have not reached the server. Leave them behind?")) location.hash = name;
+  else open();
+});
 addEventListener("beforeunload", (event) => {
   if (waiting) event.preventDefault(); // what was written offline would be lost
 });

@@ -124,16 +124,17 @@ export class Link {
 
   end(code, reason) {
     this.drop();
-    this.onLost(code, reason);
     if (FATAL.includes(code)) {
       this.wanted = false;
-      return this.show("stopped", reason);
+      this.show("stopped", reason);
+      return this.onLost(code, reason);
     }
     if (code === 1012) this.restarting = true; // service restart
     // Exponential backoff up to 30 s, half of it left to chance: not everybody comes back in the same moment.
     const most = Math.min(30_000, 500 * 2 ** this.failures++);
     this.timer = setTimeout(() => this.open(), most / 2 + (Math.random() * most) / 2);
     this.show(this.away(), code === 1013 ? reason : ""); // 1013: there is no room now, and the reason says why
+    this.onLost(code, reason);
   }
 
   away() {

@@ -182,6 +182,7 @@ function showTable() {
   const row = (tag, cells) => {
     const made = element("tr");
     made.append(...cells.map((cell) => element(tag, "", cell)));
+    if (tag === "th") for (const cell of made.children) cell.scope = "col";
     return made;
   };
   $("head").replaceChildren(row("th", ["Time", ...columns.map(([title]) => title)]));

@@ -39,6 +39,7 @@ const heard = {
     const known = new Set(rows.map(({ id }) => id));
     for (const id of [...devices.keys()]) if (!known.has(id)) forget(id);
     for (const row of rows) heard.device(row);
+    $("notice").textContent = "";
     commands.clear();
     for (const row of given) commands.set(row.id, row);
     showCommands();
@@ -98,7 +99,9 @@ $("logout").addEventListener("click", () => {
 function makeRow(id) {
   const tr = element("tr");
   const cells = { tr };
-  tr.append(element("td", "", id));
+  const name = element("th", "", id);
+  name.scope = "row";
+  tr.append(name);
   for (const name of ["state", "temperature", "humidity", "battery", "heard"]) tr.append((cells[name] = element("td", name)));
   cells.state.append((cells.mark = element("span")));
   const box = element("div");
