@@ -153,3 +153,16 @@ def test_who_leaves_a_document_with_unsent_changes_is_asked(visitors: Visitors) 
     page.keyboard.press("Enter")
     expect(sheet(page)).to_have_value("")
     assert len(asked) == 1
+
+
+def test_who_writes_more_than_fits_is_told_how_to_go_on(visitors: Visitors) -> None:
+    ada, grace = writer(visitors, "Ada", "full"), writer(visitors, "Grace", "full")
+    sheet(ada).fill("before")
+    expect(sheet(grace)).to_have_value("before")
+    sheet(ada).fill("x" * 100_001)
+    expect(ada.locator("#banner-text")).to_contain_text("the text is full")
+    expect(ada.locator("#saved")).to_have_text("Your last changes do not fit. Copy them, then reload the page.")
+    ada.reload()
+    connected(ada)
+    expect(sheet(ada)).to_have_value("before")
+    expect(sheet(grace)).to_have_value("before")

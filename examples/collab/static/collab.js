@@ -15,6 +15,7 @@ let doc, shared, undo;
 let name = "";
 let user = "";
 let waiting = false; // whether edits of ours may not have reached the server
+let refused = false; // whether it does not take them: there is no room
 const people = new Map(); // user -> {name, anchor, head}
 
 // ---------------------------------------------------------------- the connection
@@ -38,7 +39,8 @@ function opened() {
   link.send({ type: "hello", name: $("name").value, key });
 }
 
-function lost() {
+function lost(code) {
+  refused = code === 1008;
   for (const person of people.values()) person.anchor = person.head = null;
   showCursors();
   showSaved();
@@ -53,7 +55,7 @@ function hear(message) {
     // What the server lacks, and what we have, so that it tells us what we lack.
     sendBytes(UPDATE, Y.encodeStateAsUpdate(doc, bytes));
     sendBytes(STATE, Y.encodeStateVector(doc));
-    waiting = false;
+    waiting = refused = false;
     link.ready();
     showSaved();
     sendCursor();
@@ -97,7 +99,8 @@ function sendBytes(kind, bytes) {
 }
 
 function showSaved() {
-  $("saved").textContent = !link.connected ? (waiting ? "Your changes wait for the connection" : "")
+  $("saved").textContent = refused ? "Your last changes do not fit. Copy them, then reload the page."
+    : !link.connected ? (waiting ? "Your changes wait for the connection" : "")
     : "Everything is with the server";
 }
 
@@ -108,7 +111,7 @@ function makeDocument() {
   doc = new Y.Doc();
   shared = doc.getText("text");
   undo = new Y.UndoManager(shared, { trackedOrigins: new Set(["me"]) });
-  waiting = false;
+  waiting = refused = false;
   doc.on("update", (update, origin) => {
     if (origin === "server") return;
     if (!link.connected || !sendBytes(UPDATE, update)) waiting = true;
