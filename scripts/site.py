@@ -45,7 +45,7 @@ NAVIGATION = {
 
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
-UNKNOWN = re.compile(r"^```(?:mermaid|caddy|dockerfile)$", re.MULTILINE)
+UNKNOWN = re.compile(r"^```(?:caddy|dockerfile)$", re.MULTILINE)
 """Languages that Pygments does not colour."""
 
 

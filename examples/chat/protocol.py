@@ -50,7 +50,10 @@ FromMember: TypeAlias = Say | Typing | Pong
 
 
 class Said(Struct, tag="said"):
+    """``user`` is who said it: a name may be somebody else's tomorrow."""
+
     id: str
+    user: str
     name: str
     text: str
     at: datetime
@@ -66,8 +69,9 @@ class TypingBy(Struct, tag="typing"):
 class Welcome(Struct, tag="welcome"):
     """The name may have got a number: no two members of a room have the same one. With ``recovered`` all
     that was missed has come before this; without, ``history`` holds the last messages. ``place`` is where
-    to resume, ``people`` are the names by user."""
+    to resume, ``people`` are the names by user, ``user`` is you."""
 
+    user: str
     name: str
     place: str
     recovered: bool

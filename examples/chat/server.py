@@ -12,16 +12,20 @@ from pathlib import Path
 
 import msgspec
 import trio
-from starlette.requests import Request
-from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 
 from examples.chat.protocol import FromMember, Join, Ping, Problem, Said, Say, Typing, TypingBy, Welcome
-from nexios_trio import Heartbeat, Limits, NexiosApp, PeerError, WebSocket, WebSocketException
-from nexios_trio.config import HistoryLimits
-from nexios_trio.websockets.groups import Group
+from examples.common.pages import serve_page
+from nexios_trio import (
+    Group,
+    Heartbeat,
+    HistoryLimits,
+    Limits,
+    NexiosApp,
+    PeerError,
+    WebSocket,
+    WebSocketException,
+)
 
-STATIC = Path(__file__).parent / "static"
 ROOM_NAME = re.compile(r"[\w-]{1,32}")
 JOIN_WITHIN = 10.0  # seconds
 SHOWN = 50  # messages that who comes gets to see
@@ -31,15 +35,6 @@ MAX_MEMBERS = 50  # in one room
 BURST = 5.0  # messages that a member may send at once
 RATE = 5.0  # and a second, in the long run
 OUTBOX = 400  # messages that may wait for one member: room for the bursts of all the others at once
-SECURITY = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 @asynccontextmanager
@@ -49,17 +44,12 @@ async def lifespan(_app: NexiosApp) -> AsyncIterator[dict[str, trio.Lock]]:
 
 app = NexiosApp(
     lifespan=lifespan,
-    limits=Limits(outbox_messages=OUTBOX),
+    limits=Limits(message_bytes=8192, outbox_messages=OUTBOX),
     history=HistoryLimits(messages=KEPT, age=math.inf, groups=MAX_ROOMS),
     # A phone that has lost its network says nothing: without an answer to the ping its connection ends.
     heartbeat=Heartbeat(interval=20, timeout=20, message=msgspec.json.encode(Ping()).decode()),
 )
-app.mount("/static", StaticFiles(directory=STATIC))
-
-
-@app.get("/")
-async def page(_request: Request) -> FileResponse:
-    return FileResponse(STATIC / "index.html", headers=SECURITY)
+serve_page(app, Path(__file__).parent / "static")
 
 
 @app.ws_route("/rooms/{room}/ws")
@@ -74,17 +64,17 @@ async def chat(ws: WebSocket) -> None:
         raise WebSocketException(1008, "the first message is a join")
     if not join.name:
         raise WebSocketException(1007, "a name needs a visible character")
-    async with AsyncExitStack() as stack:
-        async with ws.state.door:  # one by one, so that no two take the same name
-            name, group = await find_place(ws, join)
-            await stack.enter_async_context(group)
-        await ws.send_json(await welcome(group, name))
-        await talk(ws, group, name)
-
-
-async def find_place(ws: WebSocket, join: Join) -> tuple[str, Group]:
     room = f"chat.{ws.path_params['room']}"
     user = hashlib.sha256(f"{room} {join.key}".encode()).hexdigest()[:16]  # others see this, not the key
+    async with AsyncExitStack() as stack:
+        async with ws.state.door:  # one by one, so that no two take the same name
+            name, group = await find_place(ws, room, user, join)
+            await stack.enter_async_context(group)
+        await ws.send_json(await welcome(group, user, name))
+        await talk(ws, group, user, name)
+
+
+async def find_place(ws: WebSocket, room: str, user: str, join: Join) -> tuple[str, Group]:
     await app.channels.disconnect_user(user, 4001, "replaced by a newer connection")
     ws.identify(user)
     others = [other for other in await ws.join(room).presence.list() if other.user != user]
@@ -102,13 +92,13 @@ def free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-async def welcome(group: Group, name: str) -> Welcome:
+async def welcome(group: Group, user: str, name: str) -> Welcome:
     people = {user.user: user.metadata["name"] for user in await group.presence.list()}
     history = [] if group.recovered else [message.payload for message in await group.history(SHOWN)]
-    return Welcome(name, str(group.position), bool(group.recovered), history, people)
+    return Welcome(user, name, str(group.position), bool(group.recovered), history, people)
 
 
-async def talk(ws: WebSocket, group: Group, name: str) -> None:
+async def talk(ws: WebSocket, group: Group, user: str, name: str) -> None:
     next_turn = 0.0
     while True:  # until receive_json raises WebSocketDisconnect
         # Who sends too much waits: the messages stay in the sender's own socket.
@@ -121,6 +111,6 @@ async def talk(ws: WebSocket, group: Group, name: str) -> None:
             continue
         match message:
             case Say():
-                await group.send(Said(message.id, name, message.text, datetime.now(UTC)))
+                await group.send(Said(message.id, user, name, message.text, datetime.now(UTC)))
             case Typing():
                 await group.send(TypingBy(name), exclude_self=True, save_history=False)

@@ -17,6 +17,7 @@ STATE: Final = b"\x00"
 UPDATE: Final = b"\x01"
 
 Name = Annotated[str, Meta(min_length=1, max_length=24)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Key = Annotated[str, Meta(min_length=8, max_length=64)]
 
 
@@ -33,7 +34,7 @@ class Hello(Struct, tag="hello"):
 class Place(Struct):
     """Between two characters: at the one with this id (client, clock); none: at the end."""
 
-    item: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]] | None
+    item: tuple[Count, Count] | None
     assoc: Annotated[int, Meta(ge=-1, le=0)] = 0
 
 

@@ -140,4 +140,4 @@ def read_cursor(text: str) -> Cursor:
     try:
         return msgspec.json.decode(text, type=Cursor)
     except (msgspec.DecodeError, RecursionError):
-        raise UpdateError("no cursor") from None
+        raise UpdateError("a text message is a cursor") from None

@@ -131,10 +131,9 @@ def take(name: str) -> None:
             with SCENES[name](pages):
                 for size, page in zip(SIZES, pages, strict=True):
                     page.screenshot(path=OUT / f"{name}-{size}.png")
-                if name != "chat":
-                    server.stop()
-                    pages[1].wait_for_timeout(300)
-                    pages[1].screenshot(path=OUT / f"{name}-server-gone.png")
+                server.stop()
+                pages[1].wait_for_timeout(300)
+                pages[1].screenshot(path=OUT / f"{name}-server-gone.png")
             visitors.leave()
     finally:
         server.stop()

@@ -90,6 +90,7 @@ def test_members_see_what_is_said_who_is_there_and_who_types(path: str, client: 
         assert {**said, "at": "", "position": ""} == {
             "type": "said",
             "id": "a1",
+            "user": welcome["user"],
             "name": "Ada",
             "text": "hello",
             "at": "",

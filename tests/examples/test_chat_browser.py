@@ -288,3 +288,35 @@ def test_everything_has_a_name_and_enough_contrast(visitors: Guests, scheme: str
     assert ada.evaluate(FAINT) == []
     expect(ada.get_by_role("log")).to_have_attribute("aria-live", "polite")
     assert ada.evaluate("document.getAnimations().length") == 0  # reduced motion
+
+
+def test_a_reload_keeps_the_name_and_what_one_has_said(visitors: Guests) -> None:
+    ada = visitors.join("Ada", "reload")
+    write(ada, "Mine")
+    sees(ada, "Mine")
+    ada.reload()
+    connected(ada)
+    expect(ada.locator("#people bdi")).to_have_text(["Ada"])
+    expect(ada.locator("#messages .mine .bubble")).to_have_text(["Mine"])
+
+
+def test_words_of_an_earlier_bearer_of_a_name_are_not_mine(visitors: Guests) -> None:
+    ada, grace = visitors.join("Ada", "bearer"), visitors.join("Grace", "bearer")
+    write(ada, "Said by the first Ada")
+    sees(grace, "Said by the first Ada")
+    ada.context.close()
+    expect(grace.locator("#people bdi")).to_have_text(["Grace"])
+    other = visitors.join("Ada", "bearer")
+    sees(other, "Said by the first Ada")
+    expect(other.locator("#messages .mine")).to_have_count(0)
+
+
+def test_of_two_tabs_that_are_one_person_the_newer_one_stays(visitors: Guests) -> None:
+    first = visitors.join("Ada", "twins")
+    with first.context.expect_page() as opened:
+        first.evaluate("open(location.href)")  # with a copy of the session's storage, like a duplicated tab
+    connected(opened.value)
+    expect(first.get_by_role("status").first).to_have_text("Disconnected")
+    expect(first.locator("#banner-text")).to_contain_text("replaced by a newer connection")
+    connected(opened.value)
+    expect(opened.value.locator("#people bdi")).to_have_text(["Ada"])

@@ -151,9 +151,9 @@ async def test_people_come_go_and_have_cursors(autojump_clock: trio.testing.Mock
         (b"\x00\xff", "the update is cut short"),
         (b"\x01garbage", "a number is too large"),
         (b"\x01\x01\x00\x05\x00\x00", "a client with nothing"),
-        ("{", "no cursor"),
-        ("[" * 5000, "no cursor"),
-        ('{"type":"cursor","anchor":{"item":[-1,0]},"head":{"item":null}}', "no cursor"),
+        ("{", "a text message is a cursor"),
+        ("[" * 5000, "a text message is a cursor"),
+        ('{"type":"cursor","anchor":{"item":[-1,0]},"head":{"item":null}}', "a text message is a cursor"),
     ],
 )
 async def test_what_is_none_ends_that_connection_only(

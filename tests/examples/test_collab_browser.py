@@ -128,3 +128,41 @@ def test_a_restart_loses_nothing(browser: Browser, make_server: Callable[[str], 
     expect(sheet(late)).to_have_value("kept by its writers")
     visitors.leave()
     assert visitors.complaints == []
+
+
+def test_who_leaves_a_document_with_unsent_changes_is_asked(visitors: Visitors) -> None:
+    page = writer(visitors, "Ada", "unsent")
+    page.context.set_offline(True)
+    expect(page.get_by_role("status").first).to_have_text("Offline")
+    sheet(page).press_sequentially("kept")
+    asked: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    page.get_by_label("Another document").fill("elsewhere")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#unsent$"))
+    assert asked == ["Your changes have not reached the server. Leave them behind?"]
+    expect(sheet(page)).to_have_value("kept")
+    page.context.set_offline(False)
+    connected(page, BACK)
+    page.get_by_label("Another document").fill("elsewhere")
+    page.keyboard.press("Enter")
+    expect(sheet(page)).to_have_value("")
+    assert len(asked) == 1
+
+
+def test_who_writes_more_than_fits_is_told_how_to_go_on(visitors: Visitors) -> None:
+    ada, grace = writer(visitors, "Ada", "full"), writer(visitors, "Grace", "full")
+    sheet(ada).fill("before")
+    expect(sheet(grace)).to_have_value("before")
+    sheet(ada).fill("x" * 100_001)
+    expect(ada.locator("#banner-text")).to_contain_text("the text is full")
+    expect(ada.locator("#saved")).to_have_text("Your last changes do not fit. Copy them, then reload the page.")
+    ada.reload()
+    connected(ada)
+    expect(sheet(ada)).to_have_value("before")
+    expect(sheet(grace)).to_have_value("before")

@@ -63,7 +63,8 @@ def test_players_meet_and_steer_with_keys_and_pointer(visitors: Visitors) -> Non
     assert ada.evaluate(DRAWN) > 3  # stars, ships, grid
     assert flaws(ada) == []
     grace.context.close()
-    expect(ada.locator("#scores bdi")).to_have_text(["Ada (you)"])
+    expect(ada.locator("#scores li")).to_have_count(1)
+    expect(ada.locator("#scores .mine")).to_contain_text("Ada (you)")
 
 
 DRAWN: Final = """() => {

@@ -15,9 +15,10 @@ APP: Final = "examples.iot:app"
 
 
 @contextmanager
-def devices(server: Server, count: int) -> Iterator[None]:
+def devices(server: Server, count: int, prefix: str = "d") -> Iterator[None]:
     url = f"{server.url.replace('http', 'ws')}devices"
     command = ["-m", "examples.iot.device", "--devices", str(count), "--url", url, "--interval", "0.5"]
+    command += ["--prefix", prefix]
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -38,6 +39,8 @@ def test_an_operator_sees_devices_and_commands_them(server: Server, visitors: Vi
     page.get_by_label("Your key").fill("guess")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert").first).to_have_text("That key is not right.")
+    expect(page.get_by_role("status").first).to_have_text("Not logged in")
+    expect(page.locator("#banner")).to_be_hidden()
     log_in(page)
     with devices(server, 20):
         expect(page.locator("#count")).to_have_text("20 of 20 online")
@@ -81,3 +84,13 @@ def test_page_and_devices_come_back_when_the_server_does(
         expect(page.get_by_role("row", name="d-001").get_by_role("button", name="Restart")).to_be_enabled()
     visitors.leave()
     assert visitors.complaints == []
+
+
+def test_long_names_of_devices_push_nothing_off_the_screen(server: Server, visitors: Visitors) -> None:
+    page = visitors.page()
+    log_in(page)
+    with devices(server, 2, prefix="a-name-of-a-device-as-long-a"):
+        expect(page.locator("#count")).to_have_text("2 of 2 online")
+        assert flaws(page) == []
+        page.set_viewport_size(PHONE)
+        assert flaws(page) == []

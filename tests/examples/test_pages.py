@@ -74,7 +74,7 @@ def test_an_example_is_told_of_and_has_a_short_readme(name: str) -> None:
     assert readme.startswith("# ")
     assert 8 <= len(readme.splitlines()) <= 24
     assert f"hypercorn --worker-class trio examples.{name}:app" in readme
-    assert f"nexios-trio run examples.{name}:app" in readme or name == "chat"
+    assert f"nexios-trio run examples.{name}:app" in readme
     assert f"]({name}/README.md)" in (ROOT / "examples/README.md").read_text("utf-8")
     assert f"](examples/{name}/README.md)" in (ROOT / "README.md").read_text("utf-8")
 

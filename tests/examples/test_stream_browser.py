@@ -88,3 +88,16 @@ def test_the_broadcast_comes_back_with_the_server(
     expect(page.locator("#log li")).to_contain_text("still here?")
     visitors.leave()
     assert visitors.complaints == []
+
+
+def test_who_cannot_see_the_video_is_told_so_and_can_chat(visitors: Visitors) -> None:
+    page = visitors.page()
+    page.add_init_script("delete window.MediaSource")  # as on an iPhone
+    page.reload()
+    connected(page)
+    expect(page.locator("#trouble")).to_contain_text("cannot play WebM")
+    expect(page.get_by_role("button", name="Play")).to_be_disabled()
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_label("Message", exact=True).fill("No picture here")
+    page.keyboard.press("Enter")
+    expect(page.locator("#log li")).to_contain_text("No picture here")

@@ -1,45 +1,18 @@
 // The chat's page. Three parts: the connection, what is on the screen, and what the user does.
 
-const $ = (id) => document.getElementById(id);
+import { $, Link, element, recall, remember, uuid, whole } from "../common/link.js";
 
 const ROOMS = ["lobby", "trio", "random"]; // offered to everybody
 const MAX_WAITING = 100; // messages kept while there is no connection
 const MAX_SHOWN = 500; // messages kept on the screen
 const HISTORY = 50; // messages that the server sends to who comes
-const PATIENCE = 10_000; // ms for a connection to come about
-const SILENCE = 45_000; // ms without a word; the server pings after 20 s
 const TYPING_EVERY = 2_000, TYPING_LASTS = 4_000; // ms
 const SAME_BREATH = 5 * 60_000; // ms within which messages of one person stand together
 
-const me = { name: recall("name", ""), shown: "", key: uuid() };
+const me = { name: recall("chat.name", ""), shown: "", user: "", key: recall("chat.key", uuid(), sessionStorage) };
+remember("chat.key", me.key, sessionStorage); // who comes back with it, also by a reload, has the old place
 let room = "";
 let waiting = []; // {id, room, text, at}: not yet seen coming back from the server
-
-function uuid() {
-  if (crypto.randomUUID) return crypto.randomUUID(); // missing on plain http beyond localhost
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
-}
-
-function recall(key, otherwise) {
-  try {
-    return JSON.parse(localStorage.getItem(`chat.${key}`)) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
-/** Without half an emoji, which JSON could carry but UTF-8 cannot. */
-function whole(text) {
-  return text.toWellFormed?.() ?? text;
-}
-
-function remember(key, value) {
-  try {
-    localStorage.setItem(`chat.${key}`, JSON.stringify(value));
-  } catch {
-    // Private windows may have no storage; the chat works without.
-  }
-}
 
 /** What people type as a room, as the server wants it. */
 function roomName(typed) {
@@ -49,96 +22,42 @@ function roomName(typed) {
 
 // ---------------------------------------------------------------- the connection
 
-const link = {
-  socket: null,
-  ready: false, // the server has welcomed us
-  position: null, // of the last message that we have: where we resume
-  early: [], // what came before the welcome
-  heard: 0,
-  failures: 0,
-  timer: 0,
+let position = null; // of the last message that we have: where we resume
+let early = []; // what came before the welcome
 
-  /** Connect afresh, now. */
-  open() {
-    this.drop();
-    const url = new URL(`rooms/${encodeURIComponent(room)}/ws`, location.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    url.hash = "";
-    showState(this.failures ? "reconnecting" : "connecting");
-    this.heard = Date.now();
-    const socket = (this.socket = new WebSocket(url));
-    socket.onopen = () =>
-      this.send({ type: "join", name: me.shown || me.name, key: me.key, since: this.position });
-    socket.onmessage = ({ data }) => this.hear(JSON.parse(data));
-    socket.onclose = ({ code, reason }) => this.lost(code, reason);
+const link = new Link({
+  opened() {
+    early = [];
+    link.send({ type: "join", name: me.shown || me.name, key: me.key, since: position });
   },
-
   /** What is for the whole room comes as the payload of an envelope. */
-  hear({ position, payload, ...direct }) {
-    this.heard = Date.now();
-    if (payload && !this.ready) return this.early.push(payload);
-    if (payload && position) this.position = position;
+  hear({ position: place, payload, ...direct }) {
+    if (payload && !link.connected) return early.push(payload);
+    if (payload && place) position = place;
     const event = payload ?? direct;
     heard[event.type]?.(event);
   },
-
-  /** Let go of the socket; nothing that still comes from it counts. */
-  drop() {
-    clearTimeout(this.timer);
-    this.timer = 0;
-    this.ready = false;
-    this.early = [];
-    if (!this.socket) return;
-    this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
-    this.socket.close();
-    this.socket = null;
-  },
-
-  lost(code, reason) {
-    this.drop();
+  lost() {
     forgetTyping();
-    if (code === 1007 || code === 1008) return showState("stopped", reason); // it would end the same way again
-    // Exponential backoff up to 30 s, half of it left to chance: not everybody comes back in the same moment.
-    const most = Math.min(30_000, 500 * 2 ** this.failures++);
-    this.timer = setTimeout(() => this.open(), most / 2 + (Math.random() * most) / 2);
-    showState(navigator.onLine ? "reconnecting" : "offline", code === 1013 ? reason : "");
+    showWaiting();
   },
-
-  retry() {
-    this.failures = Math.max(1, this.failures);
-    this.open();
-  },
-
-  send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
-  },
-
-  /** A connection may die without a word: when a laptop sleeps, when a phone loses its network. */
-  watch() {
-    if (!this.socket) return;
-    if (Date.now() - this.heard > (this.ready ? SILENCE : PATIENCE)) this.lost(1006, "");
-  },
-};
-
-setInterval(() => link.watch(), 5_000);
-addEventListener("online", () => room && link.retry());
-addEventListener("offline", () => room && link.lost(1006, ""));
+  kept: "What you write is kept until then.",
+});
 
 const heard = {
-  welcome({ name, place, recovered, history, people }) {
-    link.ready = true;
-    link.failures = 0;
-    link.position = place;
+  welcome({ user, name, place, recovered, history, people }) {
+    position = place;
+    me.user = user;
     me.shown = name;
     showMe();
     present.clear();
     for (const [user, name] of Object.entries(people)) present.set(user, name);
     showPeople();
-    const [early, rest] = [[], []];
-    for (const event of link.early.splice(0)) (event.type === "said" ? early : rest).push(event);
-    showHistory(history, early, recovered);
-    for (const event of rest) heard[event.type]?.(event);
-    showState("connected");
+    link.ready();
+    showHistory(history, early.filter(({ type }) => type === "said"), recovered);
+    for (const event of early) if (event.type !== "said") heard[event.type]?.(event);
+    early = [];
+    showWaiting();
     // What of ours came back has arrived before the connection broke; the rest goes out now.
     for (const message of waiting) if (message.room === room) sendWaiting(message);
   },
@@ -174,13 +93,6 @@ const shown = new Set(); // ids of the messages on the screen
 let last = null; // the message at the bottom
 let unread = 0;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text; // never innerHTML: what people write is text
-  return made;
-}
-
 function dress(avatar, name) {
   let hash = 0;
   for (const letter of name) hash = Math.imul(hash ^ letter.codePointAt(0), 0x9e3779b1);
@@ -188,27 +100,6 @@ function dress(avatar, name) {
   avatar.textContent = [...name][0]?.toUpperCase() ?? "";
   avatar.setAttribute("aria-hidden", "true");
   return avatar;
-}
-
-const STATES = {
-  connecting: ["Connecting", ""],
-  connected: ["Connected", ""],
-  reconnecting: ["Reconnecting", "The connection is gone. What you write is kept and sent when it is back."],
-  offline: ["Offline", "You are offline. What you write is kept and sent when you are back."],
-  stopped: ["Disconnected", "The server has ended the connection"],
-};
-
-function showState(state, reason) {
-  const status = $("status");
-  const [label, explanation] = STATES[state];
-  if (status.textContent !== label) status.textContent = label;
-  status.dataset.state = state;
-  $("banner").hidden = !explanation;
-  $("banner-text").textContent =
-    state === "stopped" ? `${explanation}${reason ? `: ${reason}` : ""}.`
-    : reason ? `The server says: ${reason}. Trying again soon.`
-    : explanation;
-  showWaiting();
 }
 
 function showMe() {
@@ -220,17 +111,16 @@ function showMe() {
 const present = new Map(); // user -> name
 
 function showPeople() {
-  const names = [...present.values()];
-  $("count").textContent = names.length;
+  $("count").textContent = present.size;
   $("people").replaceChildren(
-    ...names.sort((a, b) => a.localeCompare(b)).map((name) => {
+    ...[...present].sort(([, a], [, b]) => a.localeCompare(b)).map(([user, name]) => {
       const item = element("li");
       item.append(dress(element("span"), name), element("bdi", "", name));
-      if (name === me.shown) item.append(element("span", "you", "(you)"));
+      if (user === me.user) item.append(element("span", "you", "(you)"));
       return item;
     }),
   );
-  for (const name of typists.keys()) if (!names.includes(name)) stopTyping(name);
+  for (const name of typists.keys()) if (![...present.values()].includes(name)) stopTyping(name);
 }
 
 function atBottom() {
@@ -261,8 +151,8 @@ function showMessage(message, { fresh }) {
   if (ours >= 0) waiting.splice(ours, 1);
   if (shown.has(message.id)) return ours >= 0 && showWaiting();
   const follow = atBottom();
-  const mine = message.name === me.shown;
-  const first = last?.name !== message.name || Date.parse(message.at) - Date.parse(last.at) > SAME_BREATH;
+  const mine = message.user === me.user;
+  const first = last?.user !== message.user || Date.parse(message.at) - Date.parse(last.at) > SAME_BREATH;
   const item = messageElement(message, { mine, first, fresh: fresh && ours < 0 });
   item.dataset.id = message.id;
   shown.add(message.id);
@@ -295,11 +185,11 @@ function showHistory(history, early, recovered) {
 
 /** Our own messages that the server has not confirmed stand below all others. */
 function showWaiting() {
-  const note = link.ready ? "Sending" : "Waiting for the connection";
+  const note = link.connected ? "Sending" : "Waiting for the connection";
   const ours = waiting.filter((message) => message.room === room);
   $("pending").replaceChildren(
     ...ours.map((message, i) => {
-      const first = i === 0 && last?.name !== me.shown;
+      const first = i === 0 && last?.user !== me.user;
       const item = messageElement({ ...message, name: me.shown || me.name }, { mine: true, first });
       item.classList.add("waiting");
       item.append(element("p", "state", note));
@@ -353,7 +243,7 @@ function showTitle(count) {
 }
 
 function showRooms() {
-  const known = [...new Set([...ROOMS, ...recall("rooms", []), room])];
+  const known = [...new Set([...ROOMS, ...recall("chat.rooms", []), room])];
   $("rooms").replaceChildren(
     ...known.map((name) => {
       const anchor = element("a");
@@ -390,7 +280,7 @@ function roomInAddress() {
 }
 
 function showEntrance() {
-  link.drop();
+  link.leave();
   room = "";
   showTitle(0);
   $("chat").hidden = true;
@@ -403,11 +293,11 @@ function showEntrance() {
 
 function enter(name) {
   room = name;
-  link.position = null;
+  position = null;
   me.shown = "";
   if (!ROOMS.includes(room)) {
-    const others = recall("rooms", []).filter((other) => other !== room && !ROOMS.includes(other));
-    remember("rooms", [...others, room].slice(-5));
+    const others = recall("chat.rooms", []).filter((other) => other !== room && !ROOMS.includes(other));
+    remember("chat.rooms", [...others, room].slice(-5));
   }
   if (roomInAddress() !== room) history.pushState(null, "", `#${encodeURIComponent(room)}`);
   $("entrance").hidden = true;
@@ -418,8 +308,8 @@ function enter(name) {
   showRooms();
   showTitle((unread = 0));
   openSide(false);
-  link.failures = 0;
-  link.open();
+  link.to(`rooms/${encodeURIComponent(room)}/ws`);
+  showWaiting();
   (fine.matches ? $("text") : $("title")).focus();
 }
 
@@ -432,7 +322,8 @@ $("join").addEventListener("submit", (event) => {
   if (!$("join").reportValidity()) return;
   me.name = name;
   me.key = uuid(); // somebody else, to the others
-  remember("name", name);
+  remember("chat.key", me.key, sessionStorage);
+  remember("chat.name", name);
   enter(wanted);
 });
 for (const id of ["name", "room"]) $(id).addEventListener("input", () => $(id).setCustomValidity(""));
@@ -468,7 +359,7 @@ $("composer").addEventListener("submit", (event) => {
   fit();
   showWaiting();
   toBottom();
-  if (link.ready) sendWaiting(message);
+  if (link.connected) sendWaiting(message);
   text.focus();
 });
 
@@ -480,7 +371,7 @@ text.addEventListener("keydown", (event) => {
 
 text.addEventListener("input", () => {
   fit();
-  if (!text.value.trim() || !link.ready || Date.now() - typedAt < TYPING_EVERY) return;
+  if (!text.value.trim() || !link.connected || Date.now() - typedAt < TYPING_EVERY) return;
   typedAt = Date.now();
   link.send({ type: "typing" });
 });
@@ -497,10 +388,7 @@ let wasAtBottom = true;
 $("log").addEventListener("scroll", () => (wasAtBottom = atBottom()), { passive: true });
 new ResizeObserver(() => wasAtBottom && toBottom()).observe($("log"));
 
-$("retry").addEventListener("click", () => {
-  link.retry();
-  text.focus();
-});
+$("retry").addEventListener("click", () => text.focus());
 $("rename").addEventListener("click", showEntrance);
 
 $("share").hidden = !navigator.clipboard; // it needs https or localhost
@@ -540,6 +428,10 @@ $("rooms").addEventListener("click", () => openSide(false));
 addEventListener("keydown", (event) => event.key === "Escape" && openSide(false));
 narrow.addEventListener("change", () => openSide(false));
 document.addEventListener("visibilitychange", () => !document.hidden && showTitle((unread = 0)));
+
+addEventListener("beforeunload", (event) => {
+  if (waiting.length) event.preventDefault(); // they would be lost
+});
 
 if (me.name && roomInAddress()) enter(roomInAddress());
 else showEntrance();

@@ -4,16 +4,18 @@ import { $, Link, element, recall, remember, uuid } from "../common/link.js";
 import * as Y from "./vendor/yjs.js";
 
 const [STATE, UPDATE] = [0, 1]; // first bytes of binary messages
-const CURSOR_EVERY = 100; // ms
+const CURSOR_EVERY = 100, FLAG_LASTS = 3_000; // ms
 
 const text = $("text");
 const key = recall("collab.key", uuid(), sessionStorage); // who we are, also after a reload
 remember("collab.key", key, sessionStorage);
 
-let doc, shared, undo, link;
+const link = new Link({ opened, hear, lost, kept: "What you write is kept until then." });
+let doc, shared, undo;
 let name = "";
 let user = "";
 let waiting = false; // whether edits of ours may not have reached the server
+let refused = false; // whether it does not take them: there is no room
 const people = new Map(); // user -> {name, anchor, head}
 
 // ---------------------------------------------------------------- the connection
@@ -25,22 +27,20 @@ function open() {
   const plain = element("a", "", "As plain text");
   plain.href = `documents/${encodeURIComponent(name)}.txt`;
   $("plain").replaceChildren(plain);
-  link?.leave();
+  link.leave();
   makeDocument();
   people.clear();
   showText();
   showPeople();
-  const path = `documents/${encodeURIComponent(name)}/ws`;
-  if (link) link.url.pathname = new URL(path, location.href).pathname;
-  else link = new Link(path, { opened, hear, lost, silence: 45_000 });
-  link.open();
+  link.to(`documents/${encodeURIComponent(name)}/ws`);
 }
 
 function opened() {
   link.send({ type: "hello", name: $("name").value, key });
 }
 
-function lost() {
+function lost(code) {
+  refused = code === 1008;
   for (const person of people.values()) person.anchor = person.head = null;
   showCursors();
   showSaved();
@@ -55,7 +55,7 @@ function hear(message) {
     // What the server lacks, and what we have, so that it tells us what we lack.
     sendBytes(UPDATE, Y.encodeStateAsUpdate(doc, bytes));
     sendBytes(STATE, Y.encodeStateVector(doc));
-    waiting = false;
+    waiting = refused = false;
     link.ready();
     showSaved();
     sendCursor();
@@ -84,8 +84,9 @@ const heard = {
   cursor({ user: who, anchor, head }) {
     const person = people.get(who);
     if (!person) return;
-    Object.assign(person, { anchor, head });
+    Object.assign(person, { anchor, head, moved: Date.now() });
     showCursors();
+    setTimeout(showCursors, FLAG_LASTS + 50); // a name covers what stands above it, so it goes
   },
   ping: () => link.send({ type: "pong" }),
 };
@@ -98,7 +99,8 @@ function sendBytes(kind, bytes) {
 }
 
 function showSaved() {
-  $("saved").textContent = !link?.connected ? (waiting ? "Your changes wait for the connection" : "")
+  $("saved").textContent = refused ? "Your last changes do not fit. Copy them, then reload the page."
+    : !link.connected ? (waiting ? "Your changes wait for the connection" : "")
     : "Everything is with the server";
 }
 
@@ -109,7 +111,7 @@ function makeDocument() {
   doc = new Y.Doc();
   shared = doc.getText("text");
   undo = new Y.UndoManager(shared, { trackedOrigins: new Set(["me"]) });
-  waiting = false;
+  waiting = refused = false;
   doc.on("update", (update, origin) => {
     if (origin === "server") return;
     if (!link.connected || !sendBytes(UPDATE, update)) waiting = true;
@@ -259,7 +261,8 @@ function showCursors() {
 
 function caret(who) {
   const made = element("span", `caret ${hueOf(who)}`);
-  made.append(element("span", "flag", people.get(who).name));
+  const { name, moved } = people.get(who);
+  made.append(element("span", Date.now() - moved < FLAG_LASTS ? "flag" : "flag past", name));
   return made;
 }
 
@@ -270,7 +273,8 @@ function showPeople() {
     ...sorted.map(([who, person]) => {
       const item = element("li", hueOf(who));
       const at = who === user ? index(own[1]) : index(person.head);
-      item.append(element("bdi", "", who === user ? `${person.name} (you)` : person.name));
+      item.append(element("bdi", "", person.name));
+      if (who === user) item.append(element("span", "you", " (you)"));
       if (at !== null) item.append(element("span", "where", `line ${lines(at)}`));
       return item;
     }),
@@ -309,7 +313,11 @@ $("go").addEventListener("submit", (event) => {
   location.hash = $("other").value;
   $("other").value = "";
 });
-addEventListener("hashchange", () => documentName() !== name && open());
+addEventListener("hashchange", () => {
+  if (documentName() === name) return;
+  if (waiting && !confirm("Your changes have not reached the server. Leave them behind?")) location.hash = name;
+  else open();
+});
 addEventListener("beforeunload", (event) => {
   if (waiting) event.preventDefault(); // what was written offline would be lost
 });

@@ -9,7 +9,7 @@ export function element(tag, className = "", text = undefined) {
   return made;
 }
 
-/** The same key for the same page, also after a reload of it; not for another tab. */
+/** What was remembered under this key: in `localStorage` by all tabs, in `sessionStorage` by this one, reloads too. */
 export function recall(key, otherwise, storage = localStorage) {
   try {
     return JSON.parse(storage.getItem(key)) ?? otherwise;
@@ -26,13 +26,18 @@ export function remember(key, value, storage = localStorage) {
   }
 }
 
+/** Without half an emoji, which JSON could carry but UTF-8 cannot. */
+export function whole(text) {
+  return text.toWellFormed?.() ?? text;
+}
+
 export function uuid() {
   if (crypto.randomUUID) return crypto.randomUUID(); // missing on plain http beyond localhost
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 const PATIENCE = 10_000; // ms for a connection to come about
-const FATAL = [1007, 1008, 4401, 4403]; // it would end the same way again
+const FATAL = [1007, 1008, 4001, 4401, 4403]; // it would end the same way again, or begin a quarrel of two tabs
 const STATES = {
   connecting: ["Connecting", ""],
   connected: ["Connected", ""],
@@ -46,13 +51,11 @@ export class Link {
   /**
    * `hear(data)` gets each message: an object from JSON, or an ArrayBuffer. `opened()` is called when the server
    * can be talked to; `ready()` is to be called once it has answered. `lost(code, reason)` is called at each end.
-   * `silence` is how many ms the server may say nothing.
+   * `silence` is how many ms the server may say nothing. `kept` tells what becomes of what the user does meanwhile.
    */
-  constructor(path, { hear, opened = () => {}, lost = () => {}, silence = 45_000 }) {
-    this.url = new URL(path, location.href);
-    this.url.protocol = this.url.protocol.replace("http", "ws");
-    this.url.hash = "";
-    Object.assign(this, { hear, opened, onLost: lost, silence });
+  constructor({ hear, opened = () => {}, lost = () => {}, silence = 45_000, kept = "" }) {
+    Object.assign(this, { hear, opened, onLost: lost, silence, kept });
+    this.url = null;
     this.socket = null;
     this.connected = false;
     this.wanted = false;
@@ -66,11 +69,20 @@ export class Link {
     $("retry").addEventListener("click", () => this.retry());
   }
 
+  /** Connect to this place of the server, and come back to it from now on. */
+  to(path) {
+    this.url = new URL(path, location.href);
+    this.url.protocol = this.url.protocol.replace("http", "ws");
+    this.url.hash = "";
+    this.failures = 0;
+    this.open();
+  }
+
   /** Connect afresh, now. */
   open() {
     this.drop();
     this.wanted = true;
-    this.show(this.restarting ? "restarting" : this.failures ? "reconnecting" : "connecting");
+    this.show(this.failures ? this.away() : "connecting");
     this.heard = Date.now();
     const socket = (this.socket = new WebSocket(this.url));
     socket.binaryType = "arraybuffer";
@@ -112,16 +124,21 @@ export class Link {
 
   end(code, reason) {
     this.drop();
-    this.onLost(code, reason);
     if (FATAL.includes(code)) {
       this.wanted = false;
-      return this.show("stopped", reason);
+      this.show("stopped", reason);
+      return this.onLost(code, reason);
     }
     if (code === 1012) this.restarting = true; // service restart
     // Exponential backoff up to 30 s, half of it left to chance: not everybody comes back in the same moment.
     const most = Math.min(30_000, 500 * 2 ** this.failures++);
     this.timer = setTimeout(() => this.open(), most / 2 + (Math.random() * most) / 2);
-    this.show(!navigator.onLine ? "offline" : this.restarting ? "restarting" : "reconnecting", reason);
+    this.show(this.away(), code === 1013 ? reason : ""); // 1013: there is no room now, and the reason says why
+    this.onLost(code, reason);
+  }
+
+  away() {
+    return !navigator.onLine ? "offline" : this.restarting ? "restarting" : "reconnecting";
   }
 
   /** Send a message if there is a connection; an object goes as JSON. Returns whether there was one. */
@@ -139,10 +156,14 @@ export class Link {
 
   show(state, reason = "") {
     const [label, explanation] = STATES[state];
-    const status = $("status");
-    if (status.textContent !== label) status.textContent = label;
-    status.dataset.state = state;
-    $("banner").hidden = !explanation;
-    $("banner-text").textContent = state === "stopped" && reason ? `${explanation}: ${reason}.` : explanation;
+    const text = !explanation ? "" // connected, or about to be
+      : state === "stopped" ? `${explanation}${reason && `: ${reason}`}.`
+      : reason ? `The server says: ${reason}. This page tries again soon. ${this.kept}`
+      : `${explanation} ${this.kept}`;
+    $("status").dataset.state = state;
+    document.body.classList.toggle("away", text !== "");
+    $("banner").hidden = !text;
+    for (const [id, said] of [["status", label], ["banner-text", text.trim()]])
+      if ($(id).textContent !== said) $(id).textContent = said; // what is set again is read out again
   }
 }

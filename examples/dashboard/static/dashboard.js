@@ -32,7 +32,7 @@ let cursor = null; // the `at` of the sample that is looked at; null: the newest
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("samples", {
+const link = new Link({
   silence: 10_000,
   hear({ type, ...message }) {
     heard[type]?.(message);
@@ -182,6 +182,7 @@ function showTable() {
   const row = (tag, cells) => {
     const made = element("tr");
     made.append(...cells.map((cell) => element(tag, "", cell)));
+    if (tag === "th") for (const cell of made.children) cell.scope = "col";
     return made;
   };
   $("head").replaceChildren(row("th", ["Time", ...columns.map(([title]) => title)]));
@@ -214,4 +215,4 @@ function makeNoise(on) {
 
 $("noise").addEventListener("click", () => makeNoise(noise.length === 0));
 
-link.open();
+link.to("samples");

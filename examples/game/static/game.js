@@ -19,18 +19,19 @@ let seq = 0;
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("play", {
+const link = new Link({
   silence: 25_000,
   hear: ({ type, ...message }) => heard[type]?.(message),
   lost() {
-    mine = 0;
-    snapshots.length = aheads.length = 0;
+    mine = 0; // the picture stays
+    $("rate").textContent = 0;
   },
 });
 
 const heard = {
   arena(sizes) {
     arena = sizes;
+    snapshots.length = aheads.length = 0;
     link.ready();
     if (playing) link.send({ type: "join", name: $("name").value });
   },
@@ -45,6 +46,7 @@ const heard = {
     for (const [id, name] of Object.entries(roster.names)) if (!(id in names)) tell(`${name} has come`);
     for (const [id, name] of Object.entries(names)) if (!(id in roster.names)) tell(`${name} has gone`);
     names = roster.names;
+    for (const id of angles.keys()) if (!(id in names)) angles.delete(id);
     $("watching").textContent = roster.watching;
     showScores();
   },
@@ -128,7 +130,7 @@ function draw() {
   if (!snapshots.length) return;
   const { ships, stars } = between();
   for (const [id, x, y] of stars) drawStar(...place(x, y), still.matches ? 0 : performance.now() / 1500 + id);
-  for (const ship of ships) drawShip(ship, place, upright, scale / ratio);
+  for (const ship of ships) drawShip(ship, place, upright, scale / ratio, w, h);
 }
 
 function drawGrid(w, h) {
@@ -151,7 +153,7 @@ function drawStar(x, y, turn) {
   context.fill();
 }
 
-function drawShip({ id, x, y, vx, vy }, place, upright, zoom) {
+function drawShip({ id, x, y, vx, vy }, place, upright, zoom, w, h) {
   if (Math.hypot(vx, vy) > 20) angles.set(id, Math.atan2(vy, vx));
   const [px, py] = place(x, y);
   const angle = (angles.get(id) ?? -Math.PI / 2) + (upright ? Math.PI / 2 : 0);
@@ -172,7 +174,9 @@ function drawShip({ id, x, y, vx, vy }, place, upright, zoom) {
   context.font = `${id === mine ? 700 : 500} ${size}px ui-sans-serif, system-ui, sans-serif`;
   context.textAlign = "center";
   context.fillStyle = colours["--label"];
-  context.fillText(id === mine ? "You" : (names[id] ?? ""), px, py + r + size);
+  const label = id === mine ? "You" : (names[id] ?? "");
+  const half = context.measureText(label).width / 2; // a name stays within the arena, above the ship if need be
+  context.fillText(label, Math.min(Math.max(px, half), w - half), py + r + size < h ? py + r + size : py - r - size / 3);
 }
 
 requestAnimationFrame(draw);
@@ -198,7 +202,8 @@ function showScores() {
   $("scores").replaceChildren(
     ...ships.map(([id, ship]) => {
       const item = element("li", `ship${id % COLOURS}${id === mine ? " mine" : ""}`);
-      item.append(element("bdi", "", id === mine ? `${names[id]} (you)` : names[id]));
+      item.append(element("bdi", "", names[id]));
+      if (id === mine) item.append(element("span", "you", " (you)"));
       item.append(element("span", "points", ship[4]));
       return item;
     }),
@@ -267,4 +272,4 @@ $("name").addEventListener("input", () => $("name").setCustomValidity(""));
 $("name").value = recall("game.name", "");
 $("join").hidden = false;
 $("name").focus();
-link.open();
+link.to("play");

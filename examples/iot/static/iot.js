@@ -17,7 +17,7 @@ let skew = 0; // the server's clock minus ours, in seconds
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("operators", {
+const link = new Link({
   silence: 25_000,
   opened: () => link.send({ token: key }),
   hear: ({ type, ...message }) => heard[type]?.(message),
@@ -39,6 +39,7 @@ const heard = {
     const known = new Set(rows.map(({ id }) => id));
     for (const id of [...devices.keys()]) if (!known.has(id)) forget(id);
     for (const row of rows) heard.device(row);
+    $("notice").textContent = "";
     commands.clear();
     for (const row of given) commands.set(row.id, row);
     showCommands();
@@ -84,7 +85,7 @@ $("login").addEventListener("submit", (event) => {
   event.preventDefault();
   key = $("key").value;
   $("refused").textContent = "";
-  link.open();
+  link.to("operators");
 });
 
 $("logout").addEventListener("click", () => {
@@ -98,7 +99,9 @@ $("logout").addEventListener("click", () => {
 function makeRow(id) {
   const tr = element("tr");
   const cells = { tr };
-  tr.append(element("td", "", id));
+  const name = element("th", "", id);
+  name.scope = "row";
+  tr.append(name);
   for (const name of ["state", "temperature", "humidity", "battery", "heard"]) tr.append((cells[name] = element("td", name)));
   cells.state.append((cells.mark = element("span")));
   const box = element("div");
@@ -192,5 +195,5 @@ function showCommands() {
   );
 }
 
-if (key) link.open();
+if (key) link.to("operators");
 else showLogin();

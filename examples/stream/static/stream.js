@@ -1,9 +1,10 @@
 // The viewer's page: segments come over the WebSocket and go into a MediaSource; and a chat.
 
-import { $, Link, element, recall, remember } from "../common/link.js";
+import { $, Link, element, recall, remember, whole } from "../common/link.js";
 
 const [INIT, SEGMENT] = [0, 1];
 const MIME = 'video/webm; codecs="vp9"';
+const PLAYABLE = Boolean(window.MediaSource?.isTypeSupported(MIME)); // not on an iPhone
 const BEHIND = 1.2; // seconds behind the newest picture that we stay
 const FAR = 4; // seconds behind, then we jump
 const KEEP = 10; // seconds of the past
@@ -24,6 +25,8 @@ const player = {
   /** Begin afresh, with what a stream has first. */
   start(init) {
     this.stop();
+    if (!PLAYABLE) return ($("trouble").textContent = "This browser cannot play WebM with VP9 from a script; the chat works.");
+    $("trouble").textContent = "";
     this.queue = [init];
     const source = (this.source = new MediaSource());
     source.addEventListener("sourceopen", () => {
@@ -42,7 +45,7 @@ const player = {
   },
 
   push(segment) {
-    if (!wanted && this.buffer) return; // every segment begins anew: those of a pause are not needed
+    if (!PLAYABLE || (!wanted && this.buffer)) return; // every segment begins anew: those of a pause are not needed
     this.queue.push(segment);
     if (this.queue.length > 30) this.queue.splice(1, 1); // the tab sleeps
     this.tend();
@@ -105,7 +108,7 @@ showPlay();
 
 // ---------------------------------------------------------------- the connection
 
-const link = new Link("watch", {
+const link = new Link({
   silence: 8_000, // there is a segment each second
   hear(message) {
     if (message instanceof ArrayBuffer) take(message);
@@ -147,7 +150,11 @@ const heard = {
     time.dateTime = when.toISOString();
     item.append(element("bdi", "who", name), time, element("p", "", text));
     log.append(item);
-    while (log.childElementCount > SHOWN) log.firstElementChild.remove();
+    item.dataset.id = id;
+    while (log.childElementCount > SHOWN) {
+      shown.delete(log.firstElementChild.dataset.id);
+      log.firstElementChild.remove();
+    }
     if (follow) log.scrollTop = log.scrollHeight;
     $("quiet").hidden = true;
   },
@@ -162,12 +169,11 @@ $("say").addEventListener("submit", (event) => {
   if (!/[^\s\p{C}]/u.test(name) || !/[^\s\p{C}]/u.test(text)) return;
   remember("stream.name", name);
   $("notice").textContent = "";
-  const whole = (string) => string.toWellFormed?.() ?? string; // no half emoji
   if (link.connected && link.send({ type: "say", name: whole(name), text: whole(text) })) $("text").value = "";
   else $("notice").textContent = "There is no connection; your message stays here.";
   $("text").focus();
 });
 
 $("name").value = recall("stream.name", "");
-if (window.MediaSource?.isTypeSupported(MIME)) link.open();
-else $("trouble").textContent = "This browser cannot play WebM with VP9 from a script.";
+$("play").disabled = $("full").disabled = !PLAYABLE;
+link.to("watch");
