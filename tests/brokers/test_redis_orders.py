@@ -114,11 +114,12 @@ async def test_an_order_that_is_not_understood_is_left_out(
         assert isinstance(app, NexiosApp)
         assert isinstance(other, NexiosApp)
         async with joined(there, "ann") as ann:
-            for text in ('{"do":"dance","node":"x"}', "[]", '{"do":"close","node":"x","code":1006}'):
+            deep = '{"do":"close","node":"x","why":' + "[" * 100_000 + "]" * 100_000 + "}"
+            for text in ('{"do":"dance","node":"x"}', "[]", '{"do":"close","node":"x","code":1006}', deep):
                 await app.broker.publish(ORDERS, Draft("json", text), keep=True)
             await app.channels.send_to_user("ann", "still here")
             assert await payload(ann) == "still here"
-        assert len([r for r in caplog.records if "does not understand" in r.getMessage()]) == 2 * 3
+        assert len([r for r in caplog.records if "does not understand" in r.getMessage()]) == 2 * 4
 
 
 async def test_without_redis_this_server_is_closed_and_the_caller_told(tmp_path: Path) -> None:

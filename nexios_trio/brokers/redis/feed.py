@@ -15,12 +15,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-import msgspec
 import trio
 from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.base import Receiver
-from nexios_trio.brokers.redis.parcels import Event, decode_event, decode_message
+from nexios_trio.brokers.redis.parcels import MISFITS, Event, decode_event, decode_message
 from nexios_trio.brokers.redis.reconnect import Backoff
 from nexios_trio.brokers.redis.scripts import Keys
 from nexios_trio.brokers.redis.subscriber import Key
@@ -171,7 +170,7 @@ class Feed:
                 return
         try:
             item: Item = decode_event(group, data) if data[:1] == b"{" else decode_message(group, data)
-        except (ValueError, msgspec.MsgspecError):
+        except MISFITS:
             if not self.garbage:
                 logger.warning("what came on channel %r is no message of ours; said once", channel)
             self.garbage += 1
@@ -410,6 +409,10 @@ class Feed:
         before = [(track.epoch, track.offset, track.version) for track in chosen]
         try:
             pages = await self._read([Request(track.group, None, 0, "") for track in chosen])
+        except BrokerCommandError:
+            for track in chosen if len(chosen) > 1 else ():  # one of them is spoilt
+                await self.check_now([track])
+            return
         except BrokerError:
             return  # the links say so themselves
         for track, page, then in zip(chosen, pages, before, strict=True):

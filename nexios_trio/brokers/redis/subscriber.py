@@ -159,7 +159,9 @@ class Subscriber:
                         channel = reply[1].decode()
                         await self._listener.came((channel, False), channel, reply[2])
                     elif kind == b"pmessage":
-                        await self._listener.came((reply[1].decode(), True), reply[2].decode(), reply[3])
+                        # A pattern also finds what is no text, and no channel of ours.
+                        channel = reply[2].decode("utf-8", "backslashreplace")
+                        await self._listener.came((reply[1].decode(), True), channel, reply[3])
                     elif kind == b"unsubscribe" or kind == b"punsubscribe":
                         self.live.discard((reply[1].decode(), kind == b"punsubscribe"))
                 elif isinstance(reply, hiredis.ReplyError):
