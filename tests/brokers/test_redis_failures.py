@@ -757,3 +757,15 @@ async def test_big_and_odd_payloads_pass(shared_redis: RedisServer, prefix: str)
         assert there.data() == [draft.data for draft in drafts]
         assert [message.data for message in (await broker.history("g")).messages] == there.data()
         assert (there.messages[2].sender, there.messages[2].exclude) == ('me "and" you', frozenset({'x"\n'}))
+
+
+async def test_a_publish_does_not_wait_for_a_member_that_leaves(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    async with node(shared_redis.url, Recorder(), prefix=prefix, timeout=4 * PATIENCE) as broker:
+        await broker.subscribe("g")
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(broker.publish, "g", text("1"), keep=True))
+                await until(lambda: bool(broker.feed.own))
+                broker.unsubscribe("g")

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from nexios_trio.brokers import Member
-from nexios_trio.exceptions import BrokerCommandError
+from nexios_trio.exceptions import BrokerCommandError, BrokerUnavailable
 from nexios_trio.testing.broker_contract import Recorder, text
 from tests.brokers.nodes import PATIENCE, node
 from tests.brokers.redis_server import RedisServer, needs_redis
@@ -65,7 +65,13 @@ async def test_nothing_that_somebody_publishes_ends_a_node(
 
 @pytest.mark.parametrize(
     ("key", "name", "value"),
-    [(":m", "e", b"\xff"), (":m", "o", "abc"), (":pm", "e", b"\xff"), (":pm", "v", "abc"), (":m", "l", b"\xff")],
+    [
+        (":m", "e", b"\xff"),
+        (":m", "o", "abc"),
+        (":pm", "e", b"\xff"),
+        (":pm", "v", "abc"),
+        (":m", "l", b"\xff"),
+    ],
 )
 async def test_nothing_that_a_group_says_of_itself_ends_a_node(
     shared_redis: RedisServer, prefix: str, key: str, name: str, value: str | bytes
@@ -139,3 +145,18 @@ async def test_a_user_that_cannot_be_written_is_refused_before_redis_is_back(tmp
         with pytest.raises(UnicodeEncodeError):
             await broker.enter("g", Member("c", "\ud800"))
         assert await broker.members("g") == ()
+
+
+async def test_a_group_that_redis_will_not_read_is_said_once_and_told_to_who_joins(
+    shared_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with node(shared_redis.url, Recorder(), prefix=prefix, timeout=0.2) as broker:
+        await broker.link.call("SET", f"{prefix}{{spoilt}}:m", "no hash")
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match=r"no subscription within 0\.2 s: answered WRONGTYPE"):
+                await broker.subscribe("spoilt")
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        await broker.link.call("DEL", f"{prefix}{{spoilt}}:m")
+        while not broker.feed.tracks["spoilt"].ready.is_set():
+            await broker.feed.changed()

@@ -23,9 +23,15 @@ from nexios_trio.brokers.redis.scripts import SETUP, Keys, escape
 from nexios_trio.brokers.redis.settings import OnOutage, RedisSettings
 from nexios_trio.brokers.redis.store import PAGE, Store
 from nexios_trio.brokers.redis.subscriber import Subscriber
-from nexios_trio.brokers.redis.tracks import Page, Request
+from nexios_trio.brokers.redis.tracks import Page, Request, Track
 from nexios_trio.config import HistoryLimits
-from nexios_trio.exceptions import BrokerUnavailable, WrongStateError, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import (
+    BrokerRefused,
+    BrokerUnavailable,
+    WrongStateError,
+    WrongTypeError,
+    WrongValueError,
+)
 
 __all__ = ["RedisBroker"]
 
@@ -185,7 +191,7 @@ class RedisBroker:
         handed_on: trio.Event | None = None
         if self.feed.matches(group) and (keep or self.subscriber.up):
             handed_on = trio.Event()
-            self.feed.own[nonce] = (handed_on, keep)
+            self.feed.own[nonce] = (handed_on, keep, group)
         try:
             try:
                 reply = await self._call(*publishing.command)
@@ -215,6 +221,7 @@ class RedisBroker:
     async def subscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.subscribe`. A pattern finds groups as they send: what a group never heard of sends
         while the connection is lost, is not found."""
+        track: Track | None = None
         if pattern:
             key = self.feed.follow_pattern(group)
             self.subscriber.add(key)
@@ -233,10 +240,15 @@ class RedisBroker:
             while not ready():
                 await self.feed.changed()
             return
-        raise BrokerUnavailable(
-            str(self.address),
-            f"no subscription within {self._limit:g} s: {self.link.problem.problem}",
-        )
+        problem = f"no subscription within {self._limit:g} s"
+        cause = track.problem if track is not None else None
+        if not self.link.up:
+            cause = self.link.problem
+        elif not self.subscriber.up or isinstance(self.subscriber.problem, BrokerRefused):
+            cause = self.subscriber.problem
+        if cause is not None:
+            problem += f": {cause.problem}"
+        raise BrokerUnavailable(str(self.address), problem) from cause
 
     def unsubscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.unsubscribe`."""

@@ -14,7 +14,15 @@ from attrs import frozen
 
 from nexios_trio.brokers.base import Draft, Kind, Member, Message, PresenceEvent
 
-__all__ = ["MISFITS", "Event", "decode_event", "decode_member", "decode_message", "encode_member", "encode_tail"]
+__all__ = [
+    "MISFITS",
+    "Event",
+    "decode_event",
+    "decode_member",
+    "decode_message",
+    "encode_member",
+    "encode_tail",
+]
 
 MISFITS: Final = (ValueError, msgspec.MsgspecError, OverflowError, RecursionError)
 """What reading something raises that another program has put there: text that is none, a number beyond all

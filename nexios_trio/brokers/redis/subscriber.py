@@ -66,6 +66,11 @@ class Subscriber:
         """Whether there is a connection."""
         return self._kept.up
 
+    @property
+    def problem(self) -> BrokerError:
+        """Why there was none the last time."""
+        return self._kept.problem
+
     async def wait_tried(self) -> None:
         """See `Kept.wait_tried`."""
         await self._kept.wait_tried()
