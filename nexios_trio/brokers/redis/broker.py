@@ -89,7 +89,9 @@ class RedisBroker:
         self.store = Store(keys, self.limits, self.settings.once, clock)
         self.link = Link(self.address, timeout=self.settings.timeout, setup=SETUP)
         self.feed = Feed(keys, self._read, check_every=self.settings.check)
-        self.subscriber = Subscriber(self.address, self.feed, timeout=self.settings.timeout)
+        self.subscriber = Subscriber(
+            self.address, self.feed, timeout=self.settings.timeout, probe=keys.channel("")
+        )
         self.presences = Presences(self.link, self.store, grace=presence_grace, lease=self.settings.lease)
         self._serving = False
         wait = self.settings.on_outage == "wait"

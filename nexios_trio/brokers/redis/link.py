@@ -170,7 +170,7 @@ class Link:
         self._queue.extendleft(reversed(again))
 
     async def _serve(self, connection: Connection) -> None:
-        for reply in await connection.ask(self._setup) if self._setup else ():
+        for reply in await connection.ask(self._setup, timeout=self.timeout) if self._setup else ():
             if isinstance(reply, hiredis.ReplyError):
                 raise judge(connection.where, reply)
         self._heard = trio.current_time()

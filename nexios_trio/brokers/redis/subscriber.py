@@ -11,7 +11,7 @@ import hiredis
 import trio
 
 from nexios_trio.brokers.redis.address import Address
-from nexios_trio.brokers.redis.connection import Connection, judge, pack
+from nexios_trio.brokers.redis.connection import Command, Connection, judge, pack
 from nexios_trio.brokers.redis.reconnect import Backoff, Kept
 from nexios_trio.exceptions import BrokerError, BrokerUnavailable
 
@@ -40,16 +40,26 @@ class Listener(Protocol):
 
 
 class Subscriber:
-    """See the module. ``timeout`` in seconds: how long the server may be silent when it is asked."""
+    """See the module. ``timeout`` in seconds: how long the server may be silent when it is asked.
+
+    ``probe`` is a channel like those that will be subscribed to: if the user may not, it is found at once.
+    """
 
     def __init__(
-        self, address: Address, listener: Listener, *, timeout: float = 5.0, backoff: Backoff | None = None
+        self,
+        address: Address,
+        listener: Listener,
+        *,
+        timeout: float = 5.0,
+        backoff: Backoff | None = None,
+        probe: str = "nexios:{}",
     ) -> None:
         self.live: set[Key] = set()
         """What the server has acknowledged on this connection."""
         self._address = address
         self._listener = listener
         self._timeout = timeout
+        self._probe: tuple[Command, ...] = (("SUBSCRIBE", probe), ("UNSUBSCRIBE", probe), ("PING",))
         self._wanted: dict[Key, None] = {}
         self._asked: dict[Key, int] = {}
         """SUBSCRIBEs, written or not, that are not acknowledged: only the last one counts."""
@@ -113,6 +123,10 @@ class Subscriber:
         self._listener.lost()
 
     async def _serve(self, connection: Connection) -> None:
+        # The first two are answered by pushes, or by an error, which then stands before the PONG.
+        (reply, *_) = await connection.ask(self._probe, needed=1, timeout=self._timeout)
+        if isinstance(reply, hiredis.ReplyError):
+            raise judge(connection.where, reply)
         self._heard = trio.current_time()
         self._pinged_at = None
         self._kept.usable()
