@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from types import TracebackType
 from typing import Any
@@ -52,6 +53,7 @@ class Publisher:
     async def __aenter__(self) -> Publisher:
         if self._nursery is not None:
             raise WrongStateError("this Publisher is entered already; make another one")
+        self._store.node = secrets.token_urlsafe(6)  # two processes may be copies of one
         self._link.reset()
         self._nursery_manager = trio.open_nursery()
         self._nursery = await self._nursery_manager.__aenter__()

@@ -64,7 +64,7 @@ async def test_a_user_with_no_more_than_is_documented_may_do_all(redis: RedisSer
 async def test_a_user_without_channels_is_refused_at_the_start(redis: RedisServer) -> None:
     redis.ask("ACL", "SETUSER", "chat", *LEAST, "resetchannels")
     url = f"redis://chat:s3cret@127.0.0.1:{redis.port}"
-    with pytest.raises(BrokerRefused, match="may not do what is needed: .* channels"):
+    with pytest.raises(BrokerRefused, match=r"may not do what is needed: .* channels"):
         async with node(url, Recorder()):
             raise AssertionError("it runs")
     with SyncPublisher(url) as outside, pytest.raises(BrokerRefused, match="publish to the channel"):
@@ -78,7 +78,7 @@ async def test_a_user_without_channels_for_patterns_is_said_once_and_not_all_the
     async with node(f"redis://chat:s3cret@127.0.0.1:{redis.port}", Recorder(), timeout=0.3) as broker:
         await broker.subscribe("g")
         for _ in range(2):
-            with pytest.raises(BrokerUnavailable, match="no subscription within .* channels"):
+            with pytest.raises(BrokerUnavailable, match=r"no subscription within .* channels"):
                 await broker.subscribe("h*", pattern=True)
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
 
