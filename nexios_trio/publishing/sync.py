@@ -47,7 +47,8 @@ class SyncPublisher:
     ) -> None:
         self.address, query = Address.parse(url, tls=tls)
         self.settings = RedisSettings.of(query, prefix=prefix, timeout=timeout)
-        self._store = Store(Keys(self.settings.prefix), history or HistoryLimits(), self.settings.once)
+        keys = Keys.of(self.settings.prefix, self.address.database)
+        self._store = Store(keys, history or HistoryLimits(), self.settings.once)
         self._lock = threading.Lock()
         self._wire: _Wire | None = None
         _publishers.add(self)
@@ -102,8 +103,8 @@ class SyncPublisher:
             if isinstance(reply, hiredis.ReplyError):
                 raise judge(self._wire.where, reply)
         except BaseException:
-            # Also for what a signal raises, such as the time limit of a task: the answer is still to come, and
-            # is not that of the next message.
+            # Also for what a signal raises, such as the time limit of a task: the answer is still to come,
+            # and is not that of the next message.
             self._drop()
             raise
         return self._store.published(group, publishing, reply)[0]
