@@ -41,7 +41,7 @@ class Publisher:
     ) -> None:
         self.address, query = Address.parse(url, tls=tls)
         self.settings = RedisSettings.of(query, prefix=prefix, timeout=timeout)
-        keys = Keys(self.settings.prefix)
+        keys = Keys.of(self.settings.prefix, self.address.database)
         self._store = Store(keys, history or HistoryLimits(), self.settings.once)
         self._link = Link(self.address, timeout=self.settings.timeout, setup=SETUP)
         self._nursery_manager: Any = None

@@ -1,4 +1,4 @@
-"""What a user of Redis may do, and how we learn that it is not enough; and a server that says nothing more."""
+"""What a user of Redis may do, and what shows that it is not enough; a server that says nothing more."""
 
 from __future__ import annotations
 

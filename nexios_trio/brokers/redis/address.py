@@ -83,11 +83,11 @@ class Address:
             )
         if parts.scheme not in _UNIX and "@" in parts.path:
             raise WrongValueError(
-                f'the URL of Redis has a "/" before the "@"; in a password, write it as %2F. The form is {_FORMS}'
+                f'the URL of Redis has a "/" before the "@"; in a password, write it as %2F. Write {_FORMS}'
             )
         if "@" in parts.query and "@" not in parts.netloc:
             raise WrongValueError(
-                f'the URL of Redis has a "?" before the "@"; in a password, write it as %3F. The form is {_FORMS}'
+                f'the URL of Redis has a "?" before the "@"; in a password, write it as %3F. Write {_FORMS}'
             )
         ours = {name: options.pop(name) for name in _OPTIONS & options.keys()}
         known: dict[str, Any] = {

@@ -85,7 +85,7 @@ class RedisBroker:
             once=once,
         )
         self.limits = limits or HistoryLimits()
-        keys = Keys(self.settings.prefix)
+        keys = Keys.of(self.settings.prefix, self.address.database)
         self.store = Store(keys, self.limits, self.settings.once, clock)
         self.link = Link(self.address, timeout=self.settings.timeout, setup=SETUP)
         self.feed = Feed(keys, self._read, check_every=self.settings.check)
@@ -320,14 +320,14 @@ class RedisBroker:
         """See `Broker.forget`; of all groups one after the other."""
         channel = self.store.keys.channel
         if group is not None:
-            await self._call("UNLINK", f"{channel(group)}:s")
+            await self._call(*self.store.forgetting(f"{channel(group)}:s"))
             return
         cursor: Any = 0
-        pattern = f"{escape(self.settings.prefix)}{{*}}:s"
+        pattern = f"{escape(self.store.keys.prefix)}{{*}}:s"
         while True:
             cursor, names = await self._call("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
-            if names:
-                await self._call("UNLINK", *names)
+            for name in names:
+                await self._call(*self.store.forgetting(name))
             if int(cursor) == 0:
                 return
 

@@ -168,6 +168,10 @@ class Store:
             decoded,
         )
 
+    def forgetting(self, stream: str | bytes) -> Command:
+        """Empties it. It stays, with its time to live: what is written next would not set a new one."""
+        return ("XTRIM", stream, "MAXLEN", 0)
+
     def reading_members(self, group: str) -> Command:
         """Who is present; see ``members.lua``."""
         channel = self.keys.channel(group)
