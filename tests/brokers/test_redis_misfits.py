@@ -158,5 +158,4 @@ async def test_a_group_that_redis_will_not_read_is_said_once_and_told_to_who_joi
                 await broker.subscribe("spoilt")
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         await broker.link.call("DEL", f"{prefix}{{spoilt}}:m")
-        while not broker.feed.tracks["spoilt"].ready.is_set():
-            await broker.feed.changed()
+        await broker.feed.tracks["spoilt"].ready.wait()

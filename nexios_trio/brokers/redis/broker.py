@@ -6,7 +6,7 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -22,7 +22,7 @@ from nexios_trio.brokers.redis.presence import Presences
 from nexios_trio.brokers.redis.scripts import SETUP, Keys, escape
 from nexios_trio.brokers.redis.settings import OnOutage, RedisSettings
 from nexios_trio.brokers.redis.store import PAGE, Store
-from nexios_trio.brokers.redis.subscriber import Subscriber
+from nexios_trio.brokers.redis.subscriber import Key, Subscriber
 from nexios_trio.brokers.redis.tracks import Page, Request, Track
 from nexios_trio.config import HistoryLimits
 from nexios_trio.exceptions import (
@@ -224,23 +224,22 @@ class RedisBroker:
         """See `Broker.subscribe`. A pattern finds groups as they send: what a group never heard of sends
         while the connection is lost, is not found."""
         track: Track | None = None
+        ready: Callable[[], Awaitable[None]]
         if pattern:
             key = self.feed.follow_pattern(group)
             self.subscriber.add(key)
-            ready: Callable[[], bool] = partial(self.subscriber.live.__contains__, key)
+            ready = partial(self._wait_live, key)
         else:
             track = self.feed.follow(group)
             self.subscriber.add((self.store.keys.channel(group), False))
-            ready = track.ready.is_set
+            ready = track.ready.wait
             if self._alone:
-                track.promised = not ready()
+                track.promised = not track.ready.is_set()
                 await trio.lowlevel.checkpoint()
                 return
         self._check_up()
         with trio.move_on_after(self._limit):
-            await trio.lowlevel.checkpoint()
-            while not ready():
-                await self.feed.changed()
+            await ready()
             return
         problem = f"no subscription within {self._limit:g} s"
         cause = track.problem if track is not None else None
@@ -251,6 +250,11 @@ class RedisBroker:
         if cause is not None:
             problem += f": {cause.problem}"
         raise BrokerUnavailable(str(self.address), problem) from cause
+
+    async def _wait_live(self, key: Key) -> None:
+        await trio.lowlevel.checkpoint()
+        while key not in self.subscriber.live:
+            await self.feed.changed()
 
     def unsubscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.unsubscribe`."""
@@ -337,8 +341,7 @@ class RedisBroker:
         """See `Broker.enter`."""
         version = await self.presences.enter(group, member, wait=self._call, alone=self._alone)
         with trio.move_on_after(self.settings.timeout):
-            while not self.feed.was_told(group, version):
-                await self.feed.changed()
+            await self.feed.wait_told(group, version)
 
     def leave(self, group: str, member: Member) -> None:
         """See `Broker.leave`."""

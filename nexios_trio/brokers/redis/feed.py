@@ -81,13 +81,15 @@ class Feed:
         self.garbage = 0
         self._changes = ParkingLot()
 
-    def was_told(self, group: str, version: int) -> bool:
-        """Whether the receiver has the presence events up to this one, or will not get them for now."""
-        track = self.tracks.get(group)
-        return track is None or not track.acknowledged or track.version >= version
+    async def wait_told(self, group: str, version: int) -> None:
+        """Block until the receiver has the presence events up to this one, or will not get them for now."""
+        while (track := self.tracks.get(group)) is not None:
+            if not track.acknowledged or track.version >= version:
+                return
+            await track.changes.park()  # of its own: with one for all, ten thousand would wake each other
 
     async def changed(self) -> None:
-        """Block until a track is ready, a subscription acknowledged, or a presence event told."""
+        """Block until a subscription is acknowledged, or all are lost."""
         await self._changes.park()
 
     # Tracks
@@ -107,6 +109,7 @@ class Feed:
         track = self.tracks.pop(group, None)
         if track is None:
             return
+        track.changes.unpark_all()
         if self._first_match(group) is not None:
             track.exact = track.named = False
             self._by_pattern[group] = track
@@ -162,6 +165,7 @@ class Feed:
         for track in (*self.tracks.values(), *self._by_pattern.values()):
             track.acknowledged = track.named = False
             track.behind = True
+            track.changes.unpark_all()
         self._behind.clear()
         self._changes.unpark_all()
         for nonce, (event, kept, _) in list(self.own.items()):
@@ -262,7 +266,7 @@ class Feed:
             if item.epoch != track.event_epoch or item.version > track.version:
                 track.event_epoch, track.version = item.epoch, item.version
                 await receiver.deliver_presence(item.event)
-                self._changes.unpark_all()
+                track.changes.unpark_all()
             return
         message = item[0]
         if message.offset is None:
@@ -399,7 +403,6 @@ class Feed:
         if track.named:
             track.promised = False
             track.ready.set()
-            self._changes.unpark_all()
 
     def _is_older(self, item: Item, page: Page) -> bool:
         """Whether something that was held back is of a numbering that has ended."""
@@ -410,6 +413,7 @@ class Feed:
     def _move_to_end(self, track: Track, page: Page) -> None:
         track.epoch, track.offset, track.nonce = page.epoch, page.offset, page.nonce
         track.event_epoch, track.version = page.event_epoch, page.version
+        track.changes.unpark_all()
 
     async def _catch_up_events(self, track: Track, page: Page) -> bool:
         if page.event_epoch != track.event_epoch:
@@ -424,6 +428,7 @@ class Feed:
             for event in page.events:
                 await self._hand_on(track, event)
         track.event_epoch, track.version = page.event_epoch, page.version
+        track.changes.unpark_all()
         return complete
 
     async def _resync(self, track: Track) -> None:

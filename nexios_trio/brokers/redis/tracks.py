@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import trio
 from attrs import define, field, frozen
+from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.base import Message
 from nexios_trio.brokers.redis.parcels import Event
@@ -43,6 +44,8 @@ class Track:
     """Set once it is subscribed by its name and the position is known."""
     problem: BrokerError | None = None
     """Why its history cannot be read."""
+    changes: ParkingLot = field(factory=ParkingLot)
+    """Who waits until presence events were told."""
     promised: bool = False
     """Somebody follows it who was not told from where."""
 
