@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from types import TracebackType
 from typing import Any
@@ -40,7 +41,7 @@ class Publisher:
     ) -> None:
         self.address, query = Address.parse(url, tls=tls)
         self.settings = RedisSettings.of(query, prefix=prefix, timeout=timeout)
-        keys = Keys(self.settings.prefix)
+        keys = Keys.of(self.settings.prefix, self.address.database)
         self._store = Store(keys, history or HistoryLimits(), self.settings.once)
         self._link = Link(self.address, timeout=self.settings.timeout, setup=SETUP)
         self._nursery_manager: Any = None
@@ -52,6 +53,7 @@ class Publisher:
     async def __aenter__(self) -> Publisher:
         if self._nursery is not None:
             raise WrongStateError("this Publisher is entered already; make another one")
+        self._store.node = secrets.token_urlsafe(6)  # two processes may be copies of one
         self._link.reset()
         self._nursery_manager = trio.open_nursery()
         self._nursery = await self._nursery_manager.__aenter__()

@@ -6,7 +6,7 @@ import fnmatch
 import math
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +15,10 @@ import trio
 from attrs import define
 from trio.lowlevel import ParkingLot
 
-from nexios_trio.brokers.base import Broker, Message, PresenceEvent
+from nexios_trio.brokers.base import Broker, Message, Position, PresenceEvent
 from nexios_trio.config import Limits, Overflow
 from nexios_trio.exceptions import (
+    BrokerError,
     BrokerUnavailable,
     LimitError,
     WebSocketDisconnect,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupStatistics", "Hub", "Subscription"]
 
+OBEYED: Final = 1000
+"""Orders that are known again if they come twice."""
 YIELD_EVERY: Final = 128
 """Members that a group send reaches before it lets other tasks run."""
 MESSAGE_WORK: Final = 16
@@ -99,6 +102,10 @@ class Hub:
         self.subscriptions: dict[Subscription, None] = {}
         self.node = secrets.token_urlsafe(9)
         """Who we are to the other nodes."""
+        self._orders_from: Position | None = None
+        """Orders up to here are older than this node, or were heard of."""
+        self._obeyed: OrderedDict[str, None] = OrderedDict()
+        """Ids of the newest orders."""
         self._wanted: Counter[tuple[str, bool]] = Counter()
         """How many want the messages of a group, or (True) of a pattern."""
         self._work = 0
@@ -112,6 +119,7 @@ class Hub:
                 with trio.move_on_after(math.inf if self.broker.available else 0):
                     try:
                         await self.broker.subscribe(ORDERS)
+                        self._orders_from = (await self.broker.history(ORDERS, limit=0)).position
                     except BrokerUnavailable:
                         pass  # it is subscribed as soon as the broker is there
             yield
@@ -188,7 +196,7 @@ class Hub:
     async def deliver(self, message: Message) -> None:
         """See `Receiver.deliver`."""
         if message.group == ORDERS:
-            obey(self, message)
+            self._obey(message)
             return
         if self.instrument is not NULL_INSTRUMENT:
             self.instrument.delivered(message.group, time.time() - message.sent_at)
@@ -216,11 +224,34 @@ class Hub:
             await self._hand_out(local, presence_message(event), watchers=True)
 
     async def resync(self, group: str) -> None:
-        """Close the members: they resume from where they were."""
+        """Close the members: they resume from where they were. Orders have none, so we look ourselves."""
+        if group == ORDERS:
+            await self._obey_missed()
         local = self.groups.get(group)
         for connection in tuple(local.members) if local is not None else ():
             connection.kick(1012, "resync")
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _obey(self, message: Message) -> None:
+        if message.id not in self._obeyed:
+            self._obeyed[message.id] = None
+            if len(self._obeyed) > OBEYED:
+                self._obeyed.popitem(last=False)
+            obey(self, message)
+
+    async def _obey_missed(self) -> None:
+        """The engine has lost what it knew: what it has now may be orders that we have not heard of."""
+        try:
+            history = await self.broker.history(ORDERS)
+        except BrokerError:
+            return  # it says so itself
+        start, self._orders_from = self._orders_from, history.position
+        if start is None:
+            return  # we do not know which of them are older than we are
+        for message in history.messages:
+            at = message.position
+            if at is not None and (at.epoch != start.epoch or at.offset > start.offset):
+                self._obey(message)
 
     async def _hand_out(self, local: LocalGroup, message: Message, *, watchers: bool) -> None:
         # One after the other, in the order of the calls, so that all members see one order. Whoever comes

@@ -64,7 +64,7 @@ def obey(hub: Hub, message: Message) -> None:
         elif order.user is not None:
             data = base64.b64decode(order.data) if order.kind == "bytes" else order.data
             direct(hub, order.user, Draft(order.kind, data, id=message.id))
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         logger.warning("another node asks what this one does not understand: %s", error)
 
 

@@ -67,6 +67,11 @@ def test_credentials_are_read_and_never_shown() -> None:
         ("rediss://:s3cret@host?tls_key=key.pem", "goes with tls_cert"),
         ("rediss://:s3cret@host?tls_ca=/does/not/exist", "cannot read tls_ca"),
         ("redis://:s3cret@host?nonsense", "no URL"),
+        ("redis://:/s3cret@host/0", "%2F"),
+        ("redis://:17/s3cret@host", "%2F"),
+        ("redis://:17?s3cret=1@host", "%3F"),
+        ("redis://user:s3cret@a..b", "a host or port of this URL is none"),
+        (f"redis://user:s3cret@{'a' * 80}", "a host or port of this URL is none"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_without_repeating_it(url: str, why: str) -> None:

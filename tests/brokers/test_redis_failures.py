@@ -678,6 +678,40 @@ async def test_a_message_id_cannot_be_chosen_to_hit_another_groups_keys(
         assert seen(await broker.history("a}:i:x{")) == ["2"]
 
 
+async def test_databases_do_not_meet(shared_redis: RedisServer, prefix: str) -> None:
+    urls = [f"{shared_redis.url}?db={number}" for number in range(3)]
+    async with (
+        node(urls[0], zero := Recorder(), prefix=prefix) as broker,
+        node(urls[1], one := Recorder(), prefix=prefix) as other,
+        node(urls[2], two := Recorder(), prefix=prefix) as third,
+    ):
+        brokers = (broker, other, third)
+        for number, each in enumerate(brokers):
+            await each.subscribe("g")
+            await each.subscribe("*", pattern=True)
+            await each.publish("g", text(f"kept {number}"), keep=True)
+            await each.publish("g", text(f"unkept {number}"), keep=False)
+            await each.enter("g", Member("c", f"user {number}"))
+        for each in brokers:
+            await each.publish("g", text("end"), keep=True)
+        for number, there in enumerate((zero, one, two)):
+            assert there.data() == [f"kept {number}", f"unkept {number}", "end"]
+            assert there.told() == [("join", "g", f"user {number}")]
+        assert [each.feed.gaps for each in brokers] == [0, 0, 0]
+
+
+async def test_a_history_that_was_forgotten_still_goes_by_itself(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    async with node(shared_redis.url, Recorder(), prefix=prefix) as broker:
+        for group in (None, "g"):
+            await fill(broker, "g", range(1))
+            await broker.forget(group)
+            await fill(broker, "g", range(1))
+            assert await broker.link.call("PTTL", f"{prefix}{{g}}:s") > 0
+            assert len((await broker.history("g")).messages) == 1
+
+
 async def test_prefixes_do_not_meet(shared_redis: RedisServer, prefix: str) -> None:
     async with (
         node(shared_redis.url, here := Recorder(), prefix=prefix) as first,
@@ -757,3 +791,15 @@ async def test_big_and_odd_payloads_pass(shared_redis: RedisServer, prefix: str)
         assert there.data() == [draft.data for draft in drafts]
         assert [message.data for message in (await broker.history("g")).messages] == there.data()
         assert (there.messages[2].sender, there.messages[2].exclude) == ('me "and" you', frozenset({'x"\n'}))
+
+
+async def test_a_publish_does_not_wait_for_a_member_that_leaves(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    async with node(shared_redis.url, Recorder(), prefix=prefix, timeout=4 * PATIENCE) as broker:
+        await broker.subscribe("g")
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(broker.publish, "g", text("1"), keep=True))
+                await until(lambda: bool(broker.feed.own))
+                broker.unsubscribe("g")

@@ -8,16 +8,18 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hiredis
 import pytest
 import trio
+import trio.testing
 
 from nexios_trio.brokers.redis.address import Address
 from nexios_trio.brokers.redis.connection import connect, judge
-from nexios_trio.brokers.redis.link import Link
+from nexios_trio.brokers.redis.link import MOST_BYTES, Link
 from nexios_trio.brokers.redis.reconnect import Backoff
 from nexios_trio.exceptions import BrokerCommandError, BrokerRefused, BrokerUnavailable
 from nexios_trio.testing.checkpoints import cancel_at_each_step
@@ -198,6 +200,21 @@ async def test_what_waits_is_bounded(tmp_path: Path) -> None:
         assert link.waiting == 5
         with pytest.raises(BrokerUnavailable, match="5 commands wait"):
             await link.call("PING")
+
+
+async def test_what_nobody_waits_for_any_more_takes_no_room(tmp_path: Path) -> None:
+    async with linked(f"redis+unix://{tmp_path}/nothing.sock", most_calls=5) as link:
+        link.post(("PING",))
+        for _ in range(20):
+            with pytest.raises(BrokerUnavailable, match="down for"):
+                await link.call("SET", "k", bytes(MOST_BYTES // 4), timeout=0.001)
+        with trio.move_on_after(0.001):
+            await link.call("SET", "k", bytes(MOST_BYTES // 2))
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(partial(link.call, "SET", "k", bytes(MOST_BYTES // 4)))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
 
 
 async def test_scripts_that_were_flushed_are_loaded_again(shared_redis: RedisServer) -> None:

@@ -16,7 +16,7 @@ from nexios_trio.brokers.redis import RedisBroker
 from nexios_trio.exceptions import BrokerUnavailable, GroupNameError, WrongValueError
 from nexios_trio.testing import TestClient, TestWebSocket
 from nexios_trio.websockets.orders import ORDERS
-from tests.brokers.redis_server import RedisServer
+from tests.brokers.redis_server import RedisServer, needs_redis
 
 
 def app_on(broker: RedisBroker) -> NexiosApp:
@@ -114,11 +114,33 @@ async def test_an_order_that_is_not_understood_is_left_out(
         assert isinstance(app, NexiosApp)
         assert isinstance(other, NexiosApp)
         async with joined(there, "ann") as ann:
-            for text in ('{"do":"dance","node":"x"}', "[]", '{"do":"close","node":"x","code":1006}'):
+            deep = '{"do":"close","node":"x","why":' + "[" * 100_000 + "]" * 100_000 + "}"
+            for text in ('{"do":"dance","node":"x"}', "[]", '{"do":"close","node":"x","code":1006}', deep):
                 await app.broker.publish(ORDERS, Draft("json", text), keep=True)
             await app.channels.send_to_user("ann", "still here")
             assert await payload(ann) == "still here"
-        assert len([r for r in caplog.records if "does not understand" in r.getMessage()]) == 2 * 3
+        assert len([r for r in caplog.records if "does not understand" in r.getMessage()]) == 2 * 4
+
+
+@needs_redis
+async def test_an_order_after_redis_has_lost_everything_is_obeyed_once(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path / "redis").start()
+    try:
+        async with two(redis) as (here, there):
+            app = here.app
+            assert isinstance(app, NexiosApp)
+            async with joined(there, "ann") as ann, joined(there, "bob") as bob:
+                for _ in range(3):
+                    redis.ask("FLUSHALL")
+                    await app.channels.send_to_user("ann", "again")
+                    assert await payload(ann) == "again"
+                redis.ask("FLUSHALL")
+                await app.channels.disconnect_user("ann")
+                assert (await ann.wait_closed())[0] == 1008
+                await app.channels.send_to_user("bob", "here")
+                assert await payload(bob) == "here"
+    finally:
+        redis.kill()
 
 
 async def test_without_redis_this_server_is_closed_and_the_caller_told(tmp_path: Path) -> None:

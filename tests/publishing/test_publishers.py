@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import secrets
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -247,6 +250,106 @@ print(publisher.send("forked", "last").offset)
         [sys.executable, "-c", program, shared_redis.url, prefix], capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("102\n", "")
+
+
+def test_a_fork_while_a_thread_sends_can_send(shared_redis: RedisServer, prefix: str) -> None:
+    program = """
+import os, sys, threading, warnings
+from nexios_trio.publishing import SyncPublisher
+warnings.simplefilter("ignore")  # Python advises against forks beside threads
+publisher = SyncPublisher(sys.argv[1], prefix=sys.argv[2])
+sent = threading.Event()
+def send():
+    for _ in range(100):
+        publisher.send("forked", "x" * 100_000)
+        sent.set()
+thread = threading.Thread(target=send)
+thread.start()
+sent.wait()
+for _ in range(10):
+    child = os.fork()
+    if not child:
+        publisher.send("forked", "y")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+thread.join()
+print(publisher.send("forked", "last").offset)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, shared_redis.url, prefix], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("111\n", "")
+
+
+def test_copies_of_a_publisher_in_several_processes_are_several_senders(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    program = """
+import os, sys, trio
+from nexios_trio.publishing import Publisher
+publisher = Publisher(sys.argv[1], prefix=sys.argv[2])
+async def main():
+    async with publisher:
+        return (await publisher.send("g", os.getpid())).offset
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+offset = trio.run(main)
+if not child:
+    os._exit(0)
+print(offset)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, shared_redis.url, prefix], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
+def test_an_answer_that_was_not_waited_for_is_not_that_of_the_next_message(tmp_path: Path) -> None:
+    class SoftTimeLimitExceeded(Exception):
+        pass
+
+    def raise_it(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    redis = RedisServer(tmp_path / "redis").start()
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        with SyncPublisher(redis.url) as publisher:
+            publisher.send("a", 1)
+            redis.pause()
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(SoftTimeLimitExceeded):
+                publisher.send("a", 2)
+            redis.go_on()
+            message = publisher.send("b", 3)
+            assert (message.group, message.offset) == ("b", 1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        redis.kill()
+
+
+def test_a_server_that_drips_does_not_hold_the_sync_publisher_for_longer(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def drip(stream: socket.socket) -> None:
+        with stream, contextlib.suppress(OSError):
+            stream.recv(1000)
+            while not ended.wait(0.02):
+                stream.sendall(b"+")
+
+    def serve() -> None:
+        for _ in range(2):
+            threading.Thread(target=drip, args=(listener.accept()[0],)).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve)
+        server.start()
+        publisher = SyncPublisher(f"redis://127.0.0.1:{listener.getsockname()[1]}", timeout=0.1)
+        with pytest.raises(BrokerUnavailable, match="no answer in time"):
+            publisher.send("g", 1)
+        ended.set()
+        server.join()
 
 
 def test_the_sync_publisher_needs_no_event_loop(shared_redis: RedisServer, prefix: str) -> None:

@@ -81,6 +81,14 @@ class Address:
             raise WrongValueError(
                 f'the URL of Redis has a "#"; in a password, write it as %23. The form is {_FORMS}'
             )
+        if parts.scheme not in _UNIX and "@" in parts.path:
+            raise WrongValueError(
+                f'the URL of Redis has a "/" before the "@"; in a password, write it as %2F. Write {_FORMS}'
+            )
+        if "@" in parts.query and "@" not in parts.netloc:
+            raise WrongValueError(
+                f'the URL of Redis has a "?" before the "@"; in a password, write it as %3F. Write {_FORMS}'
+            )
         ours = {name: options.pop(name) for name in _OPTIONS & options.keys()}
         known: dict[str, Any] = {
             "credentials": _credentials(parts.netloc),
@@ -135,8 +143,10 @@ def _hosts(netloc: str, port: int, most: int | None = None) -> tuple[tuple[str, 
     for name in names:
         try:
             parts = urlsplit(f"//{name}")
-            hosts.append((parts.hostname or "127.0.0.1", port if parts.port is None else parts.port))
-        except ValueError:
+            host = parts.hostname or "127.0.0.1"
+            host.encode("idna")  # what resolves it does so too, and raises what is no OSError
+            hosts.append((host, port if parts.port is None else parts.port))
+        except ValueError:  # UnicodeError is one
             raise WrongValueError(f"a host or port of this URL is none; write {_FORMS}") from None
     return tuple(hosts)
 

@@ -6,7 +6,7 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -22,10 +22,16 @@ from nexios_trio.brokers.redis.presence import Presences
 from nexios_trio.brokers.redis.scripts import SETUP, Keys, escape
 from nexios_trio.brokers.redis.settings import OnOutage, RedisSettings
 from nexios_trio.brokers.redis.store import PAGE, Store
-from nexios_trio.brokers.redis.subscriber import Subscriber
-from nexios_trio.brokers.redis.tracks import Page, Request
+from nexios_trio.brokers.redis.subscriber import Key, Subscriber
+from nexios_trio.brokers.redis.tracks import Page, Request, Track
 from nexios_trio.config import HistoryLimits
-from nexios_trio.exceptions import BrokerUnavailable, WrongStateError, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import (
+    BrokerRefused,
+    BrokerUnavailable,
+    WrongStateError,
+    WrongTypeError,
+    WrongValueError,
+)
 
 __all__ = ["RedisBroker"]
 
@@ -79,11 +85,13 @@ class RedisBroker:
             once=once,
         )
         self.limits = limits or HistoryLimits()
-        keys = Keys(self.settings.prefix)
+        keys = Keys.of(self.settings.prefix, self.address.database)
         self.store = Store(keys, self.limits, self.settings.once, clock)
         self.link = Link(self.address, timeout=self.settings.timeout, setup=SETUP)
         self.feed = Feed(keys, self._read, check_every=self.settings.check)
-        self.subscriber = Subscriber(self.address, self.feed, timeout=self.settings.timeout)
+        self.subscriber = Subscriber(
+            self.address, self.feed, timeout=self.settings.timeout, probe=keys.channel("")
+        )
         self.presences = Presences(self.link, self.store, grace=presence_grace, lease=self.settings.lease)
         self._serving = False
         wait = self.settings.on_outage == "wait"
@@ -185,7 +193,7 @@ class RedisBroker:
         handed_on: trio.Event | None = None
         if self.feed.matches(group) and (keep or self.subscriber.up):
             handed_on = trio.Event()
-            self.feed.own[nonce] = (handed_on, keep)
+            self.feed.own[nonce] = (handed_on, keep, group)
         try:
             try:
                 reply = await self._call(*publishing.command)
@@ -215,28 +223,38 @@ class RedisBroker:
     async def subscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.subscribe`. A pattern finds groups as they send: what a group never heard of sends
         while the connection is lost, is not found."""
+        track: Track | None = None
+        ready: Callable[[], Awaitable[None]]
         if pattern:
             key = self.feed.follow_pattern(group)
             self.subscriber.add(key)
-            ready: Callable[[], bool] = partial(self.subscriber.live.__contains__, key)
+            ready = partial(self._wait_live, key)
         else:
             track = self.feed.follow(group)
             self.subscriber.add((self.store.keys.channel(group), False))
-            ready = track.ready.is_set
+            ready = track.ready.wait
             if self._alone:
-                track.promised = not ready()
+                track.promised = not track.ready.is_set()
                 await trio.lowlevel.checkpoint()
                 return
         self._check_up()
         with trio.move_on_after(self._limit):
-            await trio.lowlevel.checkpoint()
-            while not ready():
-                await self.feed.changed()
+            await ready()
             return
-        raise BrokerUnavailable(
-            str(self.address),
-            f"no subscription within {self._limit:g} s: {self.link.problem.problem}",
-        )
+        problem = f"no subscription within {self._limit:g} s"
+        cause = track.problem if track is not None else None
+        if not self.link.up:
+            cause = self.link.problem
+        elif not self.subscriber.up or isinstance(self.subscriber.problem, BrokerRefused):
+            cause = self.subscriber.problem
+        if cause is not None:
+            problem += f": {cause.problem}"
+        raise BrokerUnavailable(str(self.address), problem) from cause
+
+    async def _wait_live(self, key: Key) -> None:
+        await trio.lowlevel.checkpoint()
+        while key not in self.subscriber.live:
+            await self.feed.changed()
 
     def unsubscribe(self, group: str, *, pattern: bool = False) -> None:
         """See `Broker.unsubscribe`."""
@@ -306,14 +324,14 @@ class RedisBroker:
         """See `Broker.forget`; of all groups one after the other."""
         channel = self.store.keys.channel
         if group is not None:
-            await self._call("UNLINK", f"{channel(group)}:s")
+            await self._call(*self.store.forgetting(f"{channel(group)}:s"))
             return
         cursor: Any = 0
-        pattern = f"{escape(self.settings.prefix)}{{*}}:s"
+        pattern = f"{escape(self.store.keys.prefix)}{{*}}:s"
         while True:
             cursor, names = await self._call("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
-            if names:
-                await self._call("UNLINK", *names)
+            for name in names:
+                await self._call(*self.store.forgetting(name))
             if int(cursor) == 0:
                 return
 
@@ -323,8 +341,7 @@ class RedisBroker:
         """See `Broker.enter`."""
         version = await self.presences.enter(group, member, wait=self._call, alone=self._alone)
         with trio.move_on_after(self.settings.timeout):
-            while not self.feed.was_told(group, version):
-                await self.feed.changed()
+            await self.feed.wait_told(group, version)
 
     def leave(self, group: str, member: Member) -> None:
         """See `Broker.leave`."""

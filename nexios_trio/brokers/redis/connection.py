@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def judge(address: str, error: hiredis.ReplyError) -> BrokerError:
         return BrokerRefused(address, "wants a password; write redis://:password@host or user:password@host")
     if code == "WRONGPASS" or "AUTH <password> called without any password" in text:
         return BrokerRefused(address, "does not know this user and password")
-    if code == "NOPERM":
+    if code == "NOPERM" or rest.startswith("The user executing the script can't"):
         return BrokerRefused(address, f"this user may not do what is needed: {rest[:200]}")
     if code in ("MOVED", "ASK", "CROSSSLOT"):
         return BrokerRefused(address, _CLUSTER)
@@ -131,15 +132,23 @@ class Connection:
             raise BrokerUnavailable(self.where, "sent what is not Redis' protocol", uncertain=True) from error
         return replies
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands and wait for their replies, which may be errors; for setting up."""
-        await self.send(b"".join(pack(*command) for command in commands))
+    async def ask(
+        self, commands: Sequence[Command], *, needed: int | None = None, timeout: float = math.inf
+    ) -> list[Any]:
+        """Send commands and wait for their replies, which may be errors; for setting up.
+
+        ``needed``: how many come, if some are answered by a push. Raises `BrokerUnavailable` after
+        ``timeout`` seconds.
+        """
         replies: list[Any] = []
-        while len(replies) < len(commands):
-            replies += [
-                reply for reply in await self.receive() if not isinstance(reply, hiredis.PushNotification)
-            ]
-        return replies
+        with trio.move_on_after(timeout):
+            await self.send(b"".join(pack(*command) for command in commands))
+            while len(replies) < (len(commands) if needed is None else needed):
+                replies += [
+                    reply for reply in await self.receive() if not isinstance(reply, hiredis.PushNotification)
+                ]
+            return replies
+        raise BrokerUnavailable(self.where, f"no answer within {timeout:g} s")
 
     async def aclose(self) -> None:
         """Close at once, without a farewell. Cancelled, it is closed too."""

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
-import msgspec
 import trio
 from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.base import Receiver
-from nexios_trio.brokers.redis.parcels import Event, decode_event, decode_message
+from nexios_trio.brokers.redis.parcels import MISFITS, Event, decode_event, decode_message
 from nexios_trio.brokers.redis.reconnect import Backoff
 from nexios_trio.brokers.redis.scripts import Keys
 from nexios_trio.brokers.redis.subscriber import Key
@@ -37,6 +38,8 @@ HELD: Final = 1000
 """Messages that a track holds back; beyond them the history is read once more."""
 BY_PATTERN: Final = 10_000
 """Tracks of groups that came by a pattern only; the one heard of least recently goes."""
+AGAIN: Final = 0.5
+"""Seconds after which a history that Redis would not read is asked for again."""
 REMEMBERED: Final = 10_000
 """Unkept messages that are known again if they come twice."""
 
@@ -62,8 +65,13 @@ class Feed:
         self._by_pattern: OrderedDict[str, Track] = OrderedDict()
         self._behind: OrderedDict[str, Track] = OrderedDict()
         self._fell_behind = trio.Event()
-        self.own: dict[str, tuple[trio.Event, bool]] = {}
-        """By nonce: a publish of this node that waits until it is handed on here; whether it is kept."""
+        self._spoilt: list[Track] = []
+        """Behind, and Redis will not read their histories now."""
+        self._connection = 0
+        """Counts subscriber connections that were lost."""
+        self.own: dict[str, tuple[trio.Event, bool, str]] = {}
+        """By nonce: a publish of this node that waits until it is handed on here; whether it is kept, and the
+        group."""
         self._seen: OrderedDict[str, None] = OrderedDict()
         self.told: OrderedDict[str, None] = OrderedDict()
         """Nonces of messages that this node got without Redis, and that may have been recorded after all."""
@@ -73,13 +81,15 @@ class Feed:
         self.garbage = 0
         self._changes = ParkingLot()
 
-    def was_told(self, group: str, version: int) -> bool:
-        """Whether the receiver has the presence events up to this one, or will not get them for now."""
-        track = self.tracks.get(group)
-        return track is None or not track.acknowledged or track.version >= version
+    async def wait_told(self, group: str, version: int) -> None:
+        """Block until the receiver has the presence events up to this one, or will not get them for now."""
+        while (track := self.tracks.get(group)) is not None:
+            if not track.acknowledged or track.version >= version:
+                return
+            await track.changes.park()  # of its own: with one for all, ten thousand would wake each other
 
     async def changed(self) -> None:
-        """Block until a track is ready, a subscription acknowledged, or a presence event told."""
+        """Block until a subscription is acknowledged, or all are lost."""
         await self._changes.park()
 
     # Tracks
@@ -99,6 +109,7 @@ class Feed:
         track = self.tracks.pop(group, None)
         if track is None:
             return
+        track.changes.unpark_all()
         if self._first_match(group) is not None:
             track.exact = track.named = False
             self._by_pattern[group] = track
@@ -107,8 +118,7 @@ class Feed:
                 self._fall_behind(track)
             return
         self._behind.pop(group, None)
-        for item in track.held:
-            self._settle_own(item)
+        self._settle_unheard()
 
     def follow_pattern(self, pattern: str) -> Key:
         """Whatever matches is handed on; returns what is to be subscribed to."""
@@ -126,6 +136,7 @@ class Feed:
             self.live_patterns.pop(name, None)
         for group in [group for group in self._by_pattern if self._first_match(group) is None]:
             del self._by_pattern[group]
+        self._settle_unheard()
         return None if ours else (name, True)
 
     # Listener
@@ -149,13 +160,15 @@ class Feed:
 
     def lost(self) -> None:
         """See `Listener.lost`."""
+        self._connection += 1
         self.live_patterns.clear()
         for track in (*self.tracks.values(), *self._by_pattern.values()):
             track.acknowledged = track.named = False
             track.behind = True
+            track.changes.unpark_all()
         self._behind.clear()
         self._changes.unpark_all()
-        for nonce, (event, kept) in list(self.own.items()):
+        for nonce, (event, kept, _) in list(self.own.items()):
             if not kept:
                 event.set()
                 del self.own[nonce]
@@ -171,7 +184,7 @@ class Feed:
                 return
         try:
             item: Item = decode_event(group, data) if data[:1] == b"{" else decode_message(group, data)
-        except (ValueError, msgspec.MsgspecError):
+        except MISFITS:
             if not self.garbage:
                 logger.warning("what came on channel %r is no message of ours; said once", channel)
             self.garbage += 1
@@ -253,7 +266,7 @@ class Feed:
             if item.epoch != track.event_epoch or item.version > track.version:
                 track.event_epoch, track.version = item.epoch, item.version
                 await receiver.deliver_presence(item.event)
-                self._changes.unpark_all()
+                track.changes.unpark_all()
             return
         message = item[0]
         if message.offset is None:
@@ -279,6 +292,13 @@ class Feed:
             if waiting is not None:
                 waiting[0].set()
 
+    def _settle_unheard(self) -> None:
+        """What was sent to a group that is not followed any more does not come."""
+        for nonce, (event, _, group) in list(self.own.items()):
+            if group not in self.tracks and self._first_match(group) is None:
+                event.set()
+                del self.own[nonce]
+
     # Holes
 
     def _fall_behind(self, track: Track) -> None:
@@ -289,39 +309,65 @@ class Feed:
     async def fill(self) -> None:
         """Fill holes as they are found, until cancelled."""
         backoff = Backoff()
-        at_once = FILL_AT_ONCE
+        again = math.inf
         while True:
             if not self._behind:
                 self._fell_behind = trio.Event()
-                await self._fell_behind.wait()
-            tracks = [*self._behind.values()][:at_once]
-            requests = [
-                Request(
-                    track.group,
-                    track.offset if track.epoch else None,
-                    track.version,
-                    track.event_epoch if track.exact else "",
-                )
-                for track in tracks
-            ]
+                with trio.move_on_at(again):
+                    await self._fell_behind.wait()
+            if trio.current_time() >= again:
+                again = math.inf
+                for track in self._spoilt:
+                    if track.behind and track.acknowledged and self._knows(track):
+                        self._fall_behind(track)
+                self._spoilt.clear()
+            tracks = [*islice(self._behind.values(), FILL_AT_ONCE)]
             try:
-                pages = await self._read(requests)
+                await self._fill_some(tracks)
             except BrokerError as error:
-                if isinstance(error, BrokerCommandError) and at_once > 1:
-                    at_once = 1  # find the one with which something is wrong
-                    continue
                 logger.warning("the history of %d groups could not be read: %s", len(tracks), error)
-                for track in tracks:  # the others come first
-                    if track.group in self._behind:
-                        self._behind.move_to_end(track.group)
                 await trio.sleep(backoff.pause())
-                continue
-            backoff.reset()
-            if len(self._behind) <= 1:
-                at_once = FILL_AT_ONCE
-            for track, page in zip(tracks, pages, strict=True):
-                if self._behind.get(track.group) is track and track.acknowledged:
-                    await self._catch_up(track, page)
+            else:
+                backoff.reset()
+            if self._spoilt and again == math.inf:
+                again = trio.current_time() + AGAIN
+
+    async def _fill_some(self, tracks: Sequence[Track]) -> None:
+        """Read the histories of these; one that Redis will not read is put aside."""
+        connection = self._connection
+        requests = [
+            Request(
+                track.group,
+                track.offset if track.epoch else None,
+                track.version,
+                track.event_epoch if track.exact else "",
+            )
+            for track in tracks
+        ]
+        try:
+            pages = await self._read(requests)
+        except BrokerCommandError as error:
+            if len(tracks) > 1:  # find the one with which something is wrong
+                for track in tracks:
+                    await self._fill_some([track])
+                return
+            (track,) = tracks
+            if track.problem is None:
+                logger.warning("the history of group %r could not be read: %s", track.group, error)
+            track.problem = error
+            if self._behind.get(track.group) is track:
+                del self._behind[track.group]
+                self._spoilt.append(track)
+            return
+        if connection != self._connection:
+            return  # it was read before the new subscription, so something may be missing in between
+        for track, page in zip(tracks, pages, strict=True):
+            track.problem = None
+            if self._behind.get(track.group) is track and track.acknowledged:
+                await self._catch_up(track, page)
+
+    def _knows(self, track: Track) -> bool:
+        return track in (self.tracks.get(track.group), self._by_pattern.get(track.group))
 
     async def _catch_up(self, track: Track, page: Page) -> None:
         track.spilled = False
@@ -357,7 +403,6 @@ class Feed:
         if track.named:
             track.promised = False
             track.ready.set()
-            self._changes.unpark_all()
 
     def _is_older(self, item: Item, page: Page) -> bool:
         """Whether something that was held back is of a numbering that has ended."""
@@ -368,6 +413,7 @@ class Feed:
     def _move_to_end(self, track: Track, page: Page) -> None:
         track.epoch, track.offset, track.nonce = page.epoch, page.offset, page.nonce
         track.event_epoch, track.version = page.event_epoch, page.version
+        track.changes.unpark_all()
 
     async def _catch_up_events(self, track: Track, page: Page) -> bool:
         if page.event_epoch != track.event_epoch:
@@ -382,14 +428,16 @@ class Feed:
             for event in page.events:
                 await self._hand_on(track, event)
         track.event_epoch, track.version = page.event_epoch, page.version
+        track.changes.unpark_all()
         return complete
 
     async def _resync(self, track: Track) -> None:
         self.resyncs += 1
         logger.warning("messages of group %r were lost; its members have to resume", track.group)
-        for nonce, (event, _) in list(self.own.items()):
-            event.set()
-            del self.own[nonce]
+        for nonce, (event, _, group) in list(self.own.items()):
+            if group == track.group:
+                event.set()
+                del self.own[nonce]
         assert self.receiver is not None
         await self.receiver.resync(track.group)
 
@@ -410,6 +458,10 @@ class Feed:
         before = [(track.epoch, track.offset, track.version) for track in chosen]
         try:
             pages = await self._read([Request(track.group, None, 0, "") for track in chosen])
+        except BrokerCommandError:
+            for track in chosen if len(chosen) > 1 else ():  # one of them is spoilt
+                await self.check_now([track])
+            return
         except BrokerError:
             return  # the links say so themselves
         for track, page, then in zip(chosen, pages, before, strict=True):

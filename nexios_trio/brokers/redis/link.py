@@ -54,6 +54,8 @@ class Link:
         self._queue: deque[Call] = deque()
         self._sent: deque[Call] = deque()
         self._size = 0
+        self._let_gone = 0
+        """Calls that were let go since the queue was last looked through."""
         self.calls = 0
         """How many there were."""
         self._arrived = trio.Event()
@@ -128,9 +130,25 @@ class Link:
         self._arrived.set()
         return call
 
+    def _let_go(self, call: Call) -> None:
+        """Nobody waits for it any more. It keeps its place, for its replies if it was sent, but no room;
+        and while nothing is sent, half of the places at most are kept so."""
+        self._size -= len(call.data)
+        call.data = b""
+        self._let_gone += 1
+        if self._let_gone > len(self._queue) // 2:
+            self._let_gone = 0
+            live = [waiting for waiting in self._queue if not waiting.dropped]
+            self._queue.clear()  # the same one: `_write` holds on to it
+            self._queue.extend(live)
+
     async def _replies(self, call: Call, timeout: float | None) -> list[Any]:
         limit = self.timeout if timeout is None else timeout
-        await self._deadlines.wait(call, limit)
+        try:
+            await self._deadlines.wait(call, limit)
+        finally:
+            if call.dropped:
+                self._let_go(call)
         if call.dropped:
             cause: BrokerError | None = None
             if trio.current_time() < call.deadline:
@@ -162,7 +180,6 @@ class Link:
 
     def _lost(self, _problem: BrokerError) -> None:
         again = [call for call in self._sent if not call.dropped]
-        self._size -= sum(len(call.data) for call in self._sent if call.dropped)
         self._sent.clear()
         self._asked = math.inf
         for call in again:
@@ -170,7 +187,7 @@ class Link:
         self._queue.extendleft(reversed(again))
 
     async def _serve(self, connection: Connection) -> None:
-        for reply in await connection.ask(self._setup) if self._setup else ():
+        for reply in await connection.ask(self._setup, timeout=self.timeout) if self._setup else ():
             if isinstance(reply, hiredis.ReplyError):
                 raise judge(connection.where, reply)
         self._heard = trio.current_time()
@@ -189,7 +206,6 @@ class Link:
             while queue and size < WRITE:
                 call = queue.popleft()
                 if call.dropped:
-                    self._size -= len(call.data)
                     continue
                 call.sent = True
                 batch.append(call.data)

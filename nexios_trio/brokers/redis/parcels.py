@@ -7,14 +7,26 @@ newline; an offset of 0 is a message that is not kept. Presence events are a JSO
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from attrs import frozen
 
 from nexios_trio.brokers.base import Draft, Kind, Member, Message, PresenceEvent
 
-__all__ = ["Event", "decode_event", "decode_member", "decode_message", "encode_member", "encode_tail"]
+__all__ = [
+    "MISFITS",
+    "Event",
+    "decode_event",
+    "decode_member",
+    "decode_message",
+    "encode_member",
+    "encode_tail",
+]
+
+MISFITS: Final = (ValueError, msgspec.MsgspecError, OverflowError, RecursionError)
+"""What reading something raises that another program has put there: text that is none, a number beyond all
+bounds, a million brackets."""
 
 _Header = tuple[int, str, str, str, int, Kind, str | None, list[str], str]
 _header: msgspec.json.Decoder[_Header] = msgspec.json.Decoder(_Header)
@@ -27,7 +39,7 @@ def encode_tail(draft: Draft) -> bytes:
 
 
 def decode_message(group: str, payload: bytes) -> tuple[Message, str]:
-    """A message and the nonce of the one before. Raises ValueError or `msgspec.DecodeError` if it is none."""
+    """A message and the nonce of the one before. Raises one of `MISFITS` if it is none."""
     header, newline, data = payload.partition(b"\n")
     if not newline:
         raise ValueError("no header")
@@ -89,11 +101,11 @@ def _as_member(found: _WireMember) -> Member:
 
 
 def decode_member(text: bytes) -> Member:
-    """What `encode_member` wrote."""
+    """What `encode_member` wrote. Raises one of `MISFITS`."""
     return _as_member(_member.decode(text))
 
 
 def decode_event(group: str, payload: bytes) -> Event:
-    """A presence event. Raises ValueError or `msgspec.DecodeError` if it is none."""
+    """A presence event. Raises one of `MISFITS` if it is none."""
     found = _event.decode(payload)
     return Event(found.epoch, found.version, PresenceEvent(found.type, group, _as_member(found.member)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -14,10 +15,10 @@ import trio
 from nexios_trio.brokers.base import Member
 from nexios_trio.brokers.redis.connection import Command
 from nexios_trio.brokers.redis.link import Link
-from nexios_trio.brokers.redis.parcels import decode_member, encode_member
+from nexios_trio.brokers.redis.parcels import MISFITS, decode_member, encode_member
 from nexios_trio.brokers.redis.scripts import PRESENCE
 from nexios_trio.brokers.redis.store import Store, milliseconds
-from nexios_trio.exceptions import BrokerError
+from nexios_trio.exceptions import BrokerCommandError, BrokerError
 
 __all__ = ["Presences"]
 
@@ -66,11 +67,12 @@ class Presences:
         """See `Broker.enter`; ``alone``: Redis learns of it when it is back. Returns the number of the newest
         event of the group."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        command = self._entering(group, member)  # raises for what cannot be written, so before it is noted
         self._own.setdefault(group, {}).setdefault(member.id, member)
         if alone:
             await trio.lowlevel.checkpoint()
             return 0
-        return int(await wait(*self._entering(group, member)))
+        return int(await wait(*command))
 
     def leave(self, group: str, member: Member) -> None:
         """See `Broker.leave`."""
@@ -92,7 +94,8 @@ class Presences:
         found: list[tuple[int, Member]] = []
         for entry in await wait(*self._store.reading_members(group)):
             order, _, text = entry.partition(b" ")
-            found.append((int(order), decode_member(text)))
+            with contextlib.suppress(*MISFITS):  # what others have put there is left out
+                found.append((int(order), decode_member(text)))
         found.sort(key=lambda entry: entry[0])
         return tuple(member for _, member in found)
 
@@ -119,22 +122,23 @@ class Presences:
     async def renew_now(self) -> None:
         """Renew all leases of this node once."""
         for group in [*self._own]:
-            ids = [*self._own.get(group, {})]
-            for start in range(0, len(ids), AT_ONCE):
-                try:
-                    missing = await self._link.call(
-                        *self._command("refresh", group, *ids[start : start + AT_ONCE])
-                    )
-                    gone = {name.decode() for name in missing}
-                    here = self._own.get(group, {})
-                    entering = [
-                        self._entering(group, member) for name, member in here.items() if name in gone
-                    ]
-                    if entering:
-                        await self._link.pipeline(entering)
-                except BrokerError as error:
-                    logger.warning("presences could not be renewed: %s", error)
-                    return
+            try:
+                await self._renew_group(group)
+            except BrokerCommandError as error:  # something is wrong with this one: the others go on
+                logger.warning("presences in group %r could not be renewed: %s", group, error)
+            except BrokerError as error:
+                logger.warning("presences could not be renewed: %s", error)
+                return
+
+    async def _renew_group(self, group: str) -> None:
+        ids = [*self._own.get(group, {})]
+        for start in range(0, len(ids), AT_ONCE):
+            missing = await self._link.call(*self._command("refresh", group, *ids[start : start + AT_ONCE]))
+            gone = {name.decode() for name in missing}
+            here = self._own.get(group, {})
+            entering = [self._entering(group, member) for name, member in here.items() if name in gone]
+            if entering:
+                await self._link.pipeline(entering)
 
     # Sweeping
 

@@ -111,11 +111,13 @@ class Kept:
                     await connection.aclose()
             self._lost(self.problem)
             self._tried.set()
-            if was_up or str(self.problem) != said:
+            refused = isinstance(self.problem, BrokerRefused)
+            if (was_up and not refused) or str(self.problem) != said:
                 said = str(self.problem)
-                level = logging.ERROR if isinstance(self.problem, BrokerRefused) else logging.WARNING
+                level = logging.ERROR if refused else logging.WARNING
                 logger.log(level, "the %s connection to Redis is down: %s; trying again", self.name, said)
-            await trio.sleep(self._backoff.pause())
+            # A connection that is up and then refuses would come and go twenty times a second.
+            await trio.sleep(LONGEST_PAUSE if was_up and refused else self._backoff.pause())
 
 
 def _first(group: BaseExceptionGroup[BrokerError]) -> BrokerError:

@@ -51,6 +51,11 @@ class Keys:
 
     prefix: str
 
+    @classmethod
+    def of(cls, prefix: str, database: int) -> Keys:
+        """Of a database: Redis' channels are common to all of them, so any but 0 is named in the prefix."""
+        return cls(f"{prefix}db{database}:" if database else prefix)
+
     def channel(self, group: str) -> str:
         """Where messages of a group are published."""
         return f"{self.prefix}{{{group}}}"

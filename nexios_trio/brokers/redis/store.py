@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
 from attrs import define, field, frozen
 
 from nexios_trio.brokers.base import Draft, Message
 from nexios_trio.brokers.redis.connection import Command
-from nexios_trio.brokers.redis.parcels import Event, decode_event, decode_message, encode_tail
+from nexios_trio.brokers.redis.parcels import MISFITS, Event, decode_event, decode_message, encode_tail
 from nexios_trio.brokers.redis.scripts import HISTORY, MEMBERS, PUBLISH, Keys
 from nexios_trio.brokers.redis.tracks import Page, Request
 from nexios_trio.config import HistoryLimits
@@ -152,10 +151,10 @@ class Store:
         decoded: list[Event] = []
         # What others have put there is left out; it shows as a hole.
         for payload in payloads:
-            with contextlib.suppress(ValueError, msgspec.DecodeError):
+            with contextlib.suppress(*MISFITS):
                 messages.append(decode_message(group, payload))
         for entry in events:
-            with contextlib.suppress(ValueError, msgspec.DecodeError):
+            with contextlib.suppress(*MISFITS):
                 decoded.append(decode_event(group, entry[1][1]))
         kept = [message for message in messages if message[0].sent_at > oldest]
         return Page(
@@ -169,6 +168,10 @@ class Store:
             decoded,
         )
 
+    def forgetting(self, stream: str | bytes) -> Command:
+        """Empties it. It stays, with its time to live: what is written next would not set a new one."""
+        return ("XTRIM", stream, "MAXLEN", 0)
+
     def reading_members(self, group: str) -> Command:
         """Who is present; see ``members.lua``."""
         channel = self.keys.channel(group)
@@ -176,4 +179,4 @@ class Store:
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -11,7 +11,7 @@ import hiredis
 import trio
 
 from nexios_trio.brokers.redis.address import Address
-from nexios_trio.brokers.redis.connection import Connection, judge, pack
+from nexios_trio.brokers.redis.connection import Command, Connection, judge, pack
 from nexios_trio.brokers.redis.reconnect import Backoff, Kept
 from nexios_trio.exceptions import BrokerError, BrokerUnavailable
 
@@ -40,16 +40,26 @@ class Listener(Protocol):
 
 
 class Subscriber:
-    """See the module. ``timeout`` in seconds: how long the server may be silent when it is asked."""
+    """See the module. ``timeout`` in seconds: how long the server may be silent when it is asked.
+
+    ``probe`` is a channel like those that will be subscribed to: if the user may not, it is found at once.
+    """
 
     def __init__(
-        self, address: Address, listener: Listener, *, timeout: float = 5.0, backoff: Backoff | None = None
+        self,
+        address: Address,
+        listener: Listener,
+        *,
+        timeout: float = 5.0,
+        backoff: Backoff | None = None,
+        probe: str = "nexios:{}",
     ) -> None:
         self.live: set[Key] = set()
         """What the server has acknowledged on this connection."""
         self._address = address
         self._listener = listener
         self._timeout = timeout
+        self._probe: tuple[Command, ...] = (("SUBSCRIBE", probe), ("UNSUBSCRIBE", probe), ("PING",))
         self._wanted: dict[Key, None] = {}
         self._asked: dict[Key, int] = {}
         """SUBSCRIBEs, written or not, that are not acknowledged: only the last one counts."""
@@ -65,6 +75,11 @@ class Subscriber:
     def up(self) -> bool:
         """Whether there is a connection."""
         return self._kept.up
+
+    @property
+    def problem(self) -> BrokerError:
+        """Why there was none the last time."""
+        return self._kept.problem
 
     async def wait_tried(self) -> None:
         """See `Kept.wait_tried`."""
@@ -108,6 +123,10 @@ class Subscriber:
         self._listener.lost()
 
     async def _serve(self, connection: Connection) -> None:
+        # The first two are answered by pushes, or by an error, which then stands before the PONG.
+        (reply, *_) = await connection.ask(self._probe, needed=1, timeout=self._timeout)
+        if isinstance(reply, hiredis.ReplyError):
+            raise judge(connection.where, reply)
         self._heard = trio.current_time()
         self._pinged_at = None
         self._kept.usable()
@@ -159,7 +178,9 @@ class Subscriber:
                         channel = reply[1].decode()
                         await self._listener.came((channel, False), channel, reply[2])
                     elif kind == b"pmessage":
-                        await self._listener.came((reply[1].decode(), True), reply[2].decode(), reply[3])
+                        # A pattern also finds what is no text, and no channel of ours.
+                        channel = reply[2].decode("utf-8", "backslashreplace")
+                        await self._listener.came((reply[1].decode(), True), channel, reply[3])
                     elif kind == b"unsubscribe" or kind == b"punsubscribe":
                         self.live.discard((reply[1].decode(), kind == b"punsubscribe"))
                 elif isinstance(reply, hiredis.ReplyError):

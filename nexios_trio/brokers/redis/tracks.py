@@ -8,9 +8,11 @@ from typing import TypeAlias
 
 import trio
 from attrs import define, field, frozen
+from trio.lowlevel import ParkingLot
 
 from nexios_trio.brokers.base import Message
 from nexios_trio.brokers.redis.parcels import Event
+from nexios_trio.exceptions import BrokerError
 
 __all__ = ["Item", "Page", "Request", "Track", "follows", "start_before"]
 
@@ -40,6 +42,10 @@ class Track:
     """Too much was held back; what did not fit is in the history, if anywhere."""
     ready: trio.Event = field(factory=trio.Event)
     """Set once it is subscribed by its name and the position is known."""
+    problem: BrokerError | None = None
+    """Why its history cannot be read."""
+    changes: ParkingLot = field(factory=ParkingLot)
+    """Who waits until presence events were told."""
     promised: bool = False
     """Somebody follows it who was not told from where."""
 

@@ -15,6 +15,11 @@ if not now then
 end
 local age = tonumber(ARGV[2])
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'l')
+local presence = redis.call('HMGET', KEYS[3], 'e', 'v')
+local offset, version = tonumber(meta[2] or '0'), tonumber(presence[2] or '0')
+if not offset or not version then
+  return redis.error_reply('WRONGTYPE a number of this group is none')
+end
 local epoch = meta[1]
 if not epoch then
   if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
@@ -39,6 +44,5 @@ if ARGV[4] == 'since' then
 else
   for at = #entries, 1, -1 do table.insert(payloads, entries[at][2][2]) end
 end
-local presence = redis.call('HMGET', KEYS[3], 'e', 'v')
 if presence[1] then redis.call('PEXPIRE', KEYS[3], math.ceil(age * 3 + 3600000)) end
-return {epoch, tonumber(meta[2] or '0'), meta[3] or '', now, payloads, presence[1] or '', tonumber(presence[2] or '0')}
+return {epoch, offset, meta[3] or '', now, payloads, presence[1] or '', version}

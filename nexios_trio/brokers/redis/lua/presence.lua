@@ -88,7 +88,13 @@ end
 
 if ARGV[1] == 'sweep' then
   for _, group in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[5])) do
-    settle(keys(group), group)
+    local k = keys(group)
+    if not pcall(settle, k, group) then
+      -- Others have spoilt its keys: that is to keep nobody else from leaving. Taken out first, since a full
+      -- memory lets through what makes room, and then the rest of a script.
+      redis.call('ZREM', due, group)
+      redis.call('ZADD', due, now + lease, group)
+    end
   end
   local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
   return first[2] and math.max(0, tonumber(first[2]) - now) or -1
@@ -98,6 +104,9 @@ local group = ARGV[5]
 local k = keys(group)
 
 if ARGV[1] == 'refresh' then
+  -- First, since it needs no memory: when that is full, the rest of a script that has written is let through,
+  -- and nobody who is here is told to have left.
+  renew(k)
   local missing = {}
   for at = 6, #ARGV do
     if redis.call('HEXISTS', k.ph, ARGV[at]) == 1 then
@@ -106,7 +115,6 @@ if ARGV[1] == 'refresh' then
       table.insert(missing, ARGV[at])
     end
   end
-  renew(k)
   return missing
 end
 
