@@ -111,9 +111,13 @@ class EpollReactor(_Timers):
             nursery.start_soon(self.run_timers)
             try:
                 while True:
-                    # While there is something to do, look again once the woken handlers have run: that is
-                    # cheaper than having Trio look for us, which arms its own epoll for one event each time.
+                    # While there is something to do, look again once the woken handlers have run, and once
+                    # more after that: a client that waits for its answer has sent the next message by then.
+                    # A look is cheaper than having Trio look, which arms its own epoll for one event each time.
                     ready = epoll.poll(0, BATCH)
+                    if not ready:
+                        await trio.lowlevel.checkpoint()
+                        ready = epoll.poll(0, BATCH)
                     if not ready:
                         await trio.lowlevel.wait_readable(epoll)
                         continue
