@@ -15,6 +15,7 @@ from nexios_trio.application import NexiosApp
 from nexios_trio.cli.bench import bench
 from nexios_trio.cli.connect import connect
 from nexios_trio.cli.new import new
+from nexios_trio.exceptions import WrongValueError
 from nexios_trio.routing.handlers import name_of
 from nexios_trio.security.auth import AnyOf
 from nexios_trio.server.command import run as run_server
@@ -90,6 +91,10 @@ def run(
     """
     fast_lane = server == "engine"
     if broker is not None:
+        try:
+            NexiosApp(broker=broker)
+        except WrongValueError as error:
+            raise click.BadParameter(str(error), param_hint="--broker") from None
         os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
     options = list(hypercorn_options)
     code = run_server(

@@ -169,3 +169,37 @@ def test_a_negative_drain_window_is_refused() -> None:
     result = run("run", "listed:app", "--drain-window", "-1")
     assert result.exit_code == 2
     assert "--drain-window" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--pid", "no/x.pid"), "pid_path is a file, and no/x.pid cannot be written: No such file"),
+        (("--access-logfile", "no/x.log"), "accesslog is a file, and no/x.log cannot be written: No such"),
+        (("--error-logfile", "."), "errorlog is a file, and . cannot be written: Is a directory"),
+        (("--log-level", "loud"), "loglevel is one of critical, fatal, error, warn, warning, info, debug,"),
+        (("--log-config", "missing.ini"), "logconfig is a file, and missing.ini cannot be read"),
+        (("--log-config", "json:broken.py"), "broken.py is no configuration of logging: JSONDecodeError: "),
+        (("--log-config", "broken.py"), "broken.py is no configuration of logging: "),
+    ],
+)
+def test_what_the_server_cannot_use_is_said_in_one_line(options: tuple[str, ...], problem: str) -> None:
+    result = run("run", "listed:app", "--bind", "127.0.0.1:0", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"nexios-trio: {problem}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("broker", "problem"),
+    [
+        ("ftp://somewhere", 'broker is "memory://", the URL of a Redis such as'),
+        ("redis://name:SECRET@127.0.0.1:99999", "a host or port of this URL is none; write redis://"),
+    ],
+)
+def test_a_broker_that_is_none_is_refused(broker: str, problem: str) -> None:
+    result = run("run", "listed:app", "--broker", broker)
+    assert result.exit_code == 2
+    assert problem in result.stderr
+    assert "SECRET" not in result.stderr
+    assert isinstance(result.exception, SystemExit)
