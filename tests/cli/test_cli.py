@@ -121,6 +121,39 @@ def test_the_routes_are_printed_as_json_for_programs() -> None:
     ]
 
 
+def test_the_routes_of_mounted_apps_are_below_their_mounts(project: Path) -> None:
+    (project / "outer.py").write_text(
+        "from starlette.applications import Starlette\n"
+        "from starlette.routing import Mount, Route, WebSocketRoute\n"
+        "from nexios_trio import NexiosApp\n"
+        "async def page(request): ...\n"
+        "async def live(ws): ...\n"
+        "inner = NexiosApp()\n"
+        "inner.add_ws_route('/live/{name}', live)\n"
+        "inner.add_route('/page', page)\n"
+        "star = Starlette(routes=[Route('/', page), WebSocketRoute('/ws', live), Mount('/deep', inner)])\n"
+        "app = NexiosApp()\n"
+        "app.mount('/inner', inner)\n"
+        "app.mount('/star', star)\n"
+        "app.mount('/raw', lambda scope, receive, send: None)\n"
+        "app.add_route('/last', page)\n"
+    )
+    rows = [json.loads(line) for line in run("routes", "--json", "outer:app").output.splitlines()]
+    assert [(row["kind"], row["path"]) for row in rows] == [
+        ("Mount", "/inner"),
+        ("WebSocket", "/inner/live/{name}"),
+        ("GET,HEAD", "/inner/page"),
+        ("Mount", "/star"),
+        ("GET,HEAD", "/star/"),
+        ("WebSocketRoute", "/star/ws"),
+        ("Mount", "/star/deep"),
+        ("WebSocket", "/star/deep/live/{name}"),
+        ("GET,HEAD", "/star/deep/page"),
+        ("Mount", "/raw"),
+        ("GET,HEAD", "/last"),
+    ]
+
+
 def test_an_app_without_routes_is_a_table_without_rows(project: Path) -> None:
     (project / "bare.py").write_text("from nexios_trio import NexiosApp\napp = NexiosApp()\n")
     assert len(run("routes", "bare:app").output.splitlines()) == 1
