@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any, Final
 
 import click
+from starlette.routing import BaseRoute, Mount
 
 from nexios_trio import __version__
 from nexios_trio.application import NexiosApp
 from nexios_trio.cli.bench import bench
 from nexios_trio.cli.connect import connect
 from nexios_trio.cli.new import new
+from nexios_trio.exceptions import WrongValueError
 from nexios_trio.routing.handlers import name_of
 from nexios_trio.security.auth import AnyOf
 from nexios_trio.server.command import run as run_server
@@ -90,6 +93,10 @@ def run(
     """
     fast_lane = server == "engine"
     if broker is not None:
+        try:
+            NexiosApp(broker=broker)
+        except WrongValueError as error:
+            raise click.BadParameter(str(error), param_hint="--broker") from None
         os.environ["NEXIOS_BROKER"] = broker  # workers are processes of their own, and inherit it
     options = list(hypercorn_options)
     code = run_server(
@@ -107,7 +114,10 @@ def run(
 @click.argument("application", metavar="MODULE:APP")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per route.")
 def routes(application: str, as_json: bool) -> None:
-    """Print the routes of an app, in the order in which they are tried."""
+    """Print the routes of an app, in the order in which they are tried.
+
+    The routes of a mounted app are below its mount, if it is a NexiosApp or a Starlette.
+    """
     try:
         app = load_app(application)
     except AppLoadError as error:
@@ -146,11 +156,11 @@ for _command in (bench, connect, new):
     main.add_command(_command)
 
 
-def _rows(app: NexiosApp) -> list[dict[str, str]]:
+def _rows(app: NexiosApp, prefix: str = "") -> list[dict[str, str]]:
     rows = [
         {
             "kind": "WebSocket",
-            "path": resolved.pattern.path,
+            "path": prefix + resolved.pattern.path,
             "name": resolved.route.name,
             "handler": _where(resolved.route.handler),
             "authenticate": _authenticator(resolved.rules.authenticate),
@@ -159,13 +169,19 @@ def _rows(app: NexiosApp) -> list[dict[str, str]]:
         }
         for resolved in app.ws_router.routes
     ]
-    for route in app.routes:
+    return rows + _http_rows(app.routes, prefix)
+
+
+def _http_rows(routes: Iterable[BaseRoute], prefix: str) -> list[dict[str, str]]:
+    rows = []
+    for route in routes:
+        path = prefix + getattr(route, "path", "")
         methods = sorted(getattr(route, "methods", None) or ())
         target = getattr(route, "endpoint", None) or getattr(route, "app", None)
         rows.append(
             {
                 "kind": ",".join(methods) or type(route).__name__,
-                "path": getattr(route, "path", ""),
+                "path": path,
                 "name": getattr(route, "name", None) or "",
                 "handler": _where(target),
                 "authenticate": "",
@@ -173,6 +189,10 @@ def _rows(app: NexiosApp) -> list[dict[str, str]]:
                 "middleware": "",
             }
         )
+        if isinstance(target, NexiosApp):
+            rows += _rows(target, path)
+        elif isinstance(route, Mount):
+            rows += _http_rows(route.routes, path)
     return rows
 
 

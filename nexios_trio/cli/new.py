@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ __all__ = ["new"]
 
 _NAME: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 _HOLE: Final = "@NAME@"
+_OWN: Final = "nexios-trio"
+_NOT_FOR_APPS: Final = re.compile(r"extra\s*==\s*['\"](dev|docs|examples)['\"]")
 FILES: Final = {
     "README.md": "README.md.txt",
     "app.py": "app.py.txt",
@@ -40,6 +43,11 @@ def new(name: str) -> None:
             f"a name is made of letters, digits, '-' and '_' between them, such as chat-room, not {title!r}",
             param_hint="NAME",
         )
+    if _plain(title) in _packages():
+        raise click.BadParameter(
+            f"{title} is a package that the project needs, and would stand in for it; give another name",
+            param_hint="NAME",
+        )
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise click.ClickException(f"{folder} is there already, and not empty; give another name")
@@ -53,6 +61,30 @@ def new(name: str) -> None:
     click.echo(f"  cd {folder}")
     click.echo("  python -m pytest")
     click.echo("  nexios-trio run app:app --config serve.toml")
+
+
+def _plain(package: str) -> str:
+    """The one of a package's names by which installers know it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def _packages() -> set[str]:
+    """Us, what we need with whatever extra an app may want, and what that needs in turn."""
+    found, waiting = {_OWN}, [_OWN]
+    while waiting:
+        package = waiting.pop()
+        try:
+            wanted = requires(package) or ()
+        except PackageNotFoundError:
+            continue
+        for requirement in wanted:
+            name, _, marker = requirement.partition(";")
+            skipped = _NOT_FOR_APPS.search(marker) if package == _OWN else "extra" in marker
+            match = _NAME.match(name)
+            if match is not None and not skipped and (plain := _plain(match[0])) not in found:
+                found.add(plain)
+                waiting.append(plain)
+    return found
 
 
 def project(name: str) -> dict[str, str]:

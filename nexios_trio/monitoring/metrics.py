@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,11 +48,13 @@ class Metrics(Collector):
     """An ASGI app that answers GET with the numbers of ``app``, in the formats of Prometheus and OpenMetrics.
 
     ``directory`` is shared by the workers of one service, on one machine: each writes its numbers there once
-    a second, and whichever is asked answers for all. Counters of workers that have ended stay in the sum, so
-    the directory is to be emptied when the service starts. ``groups`` is how many groups are named, the
-    largest of this moment; 0: none. ``registry`` takes the numbers in, and is answered whole: give
-    `prometheus_client.REGISTRY` to have the process's and your own metrics on the same page (of the worker
-    that is asked).
+    a second, and whichever is asked answers for all. It is made if it is not there; the app does not start if
+    it belongs to another user, or all users may write there. Counters of workers that have ended stay in the
+    sum, so the directory is to be emptied when the service starts.
+
+    ``groups`` is how many groups are named, the largest of this moment; 0: none. ``registry`` takes the
+    numbers in, and is answered whole: give `prometheus_client.REGISTRY` to have the process's and your own
+    metrics on the same page (of the worker that is asked).
 
     Anybody who can ask may read them: let no proxy pass the path on to the outside.
     """
@@ -78,6 +81,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry() if registry is None else registry
         self._registry.register(self)
         if self.directory is not None:
+            app.on_startup(self._make_directory)
             app.start_soon(self._keep_writing, name="metrics for the other workers")
             app.on_shutdown(self._last_write)
 
@@ -164,6 +168,22 @@ class Metrics(Collector):
 
     # Several workers
 
+    def _make_directory(self) -> None:
+        assert self.directory is not None
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            link, folder = self.directory.lstat(), self.directory.stat()
+        except OSError as error:
+            logger.warning("cannot make the directory of metrics: %s", error)
+            return
+        if not hasattr(os, "geteuid"):  # Windows
+            return
+        if {link.st_uid, folder.st_uid} - {os.geteuid(), 0} or folder.st_mode & stat.S_IWOTH:
+            raise WrongValueError(
+                f"{self.directory} can be written by other users, who could forge numbers there: name a "
+                "directory of the service's own, such as one below it that is not there yet"
+            )
+
     async def _keep_writing(self) -> None:
         while True:
             self._write_if_possible()
@@ -182,7 +202,7 @@ class Metrics(Collector):
         assert self.directory is not None
         if not self._name:  # not before: a worker may be a copy of the process that imported the app
             self._name = f"{os.getpid()}-{secrets.token_hex(4)}.json"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         text = written(self.families(), time.time())
         target, draft = self.directory / self._name, self.directory / f"{self._name}.part"
         draft.write_text(text, "utf-8")

@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 from nexios_trio.application import NexiosApp
 from nexios_trio.instrument import Backlog, Histogram, Observed
 
-__all__ = ["DURATION_BOUNDS", "Recorder", "Totals"]
+__all__ = ["DURATION_BOUNDS", "OWN", "Recorder", "Totals", "is_own"]
 
 DURATION_BOUNDS: Final = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """Seconds: upper bounds of the classes of a connection's length."""
@@ -22,6 +22,12 @@ LOOP_EVERY: Final = 0.5
 
 NO_ROUTE: Final = "other"
 """Stands for connections that no route of ours has found, such as those of mounted apps."""
+
+OWN: Final = "dashboard"
+"""Stands for the connections of dashboards. A route of the user's has a slash in front."""
+
+OWN_KEY: Final = "nexios_trio.dashboard"
+"""The scope key that such a connection has."""
 
 PRIVATE_CODES: Final = 3000
 """From here on close codes are what clients and apps make up (RFC 6455 §7.4.2)."""
@@ -116,7 +122,7 @@ class Recorder:
             self.worst_loop_lag = max(self.worst_loop_lag, lag)
 
     def _route(self, connection: Observed) -> Route:
-        name = connection.route or NO_ROUTE
+        name = OWN if is_own(connection) else connection.route or NO_ROUTE
         route = self.routes.get(name)
         if route is None:
             route = self.routes[name] = Route(name)
@@ -163,6 +169,11 @@ class Recorder:
     def connections(self) -> Iterator[Observed]:
         """Those that are accepted, and not over."""
         return iter(tuple(self.live.values()))
+
+
+def is_own(connection: Observed) -> bool:
+    """Whether it is a dashboard's own."""
+    return OWN_KEY in connection.scope
 
 
 def code_label(connection: Observed) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
+import logging.config
 import os
+import re
 import signal
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, partialmethod
-from multiprocessing.process import BaseProcess, parent_process
+from multiprocessing.process import parent_process
 from multiprocessing.synchronize import Event as ProcessEvent
 from typing import Any, Final
 
@@ -20,17 +24,19 @@ import hypercorn.run
 import hypercorn.trio.run
 import trio
 from hypercorn.config import Config, Sockets
+from hypercorn.logging import Logger
 
 from nexios_trio.server.loading import AppLoadError, load_app
-from nexios_trio.server.log import LineFormatter
-from nexios_trio.server.work import problem_of, work
+from nexios_trio.server.log import LineFormatter, printable
+from nexios_trio.server.processes import KILLED, Workers, say
+from nexios_trio.server.work import HANGUP, ending_signals, problem_of, work
 
 __all__ = ["run", "worker"]
 
 logger = logging.getLogger("nexios_trio.server")
 
-KILLED: Final = 128
-"""With the number of a signal it is the exit code for a worker that was killed by it, as in a shell."""
+POLL: Final = 0.1
+"""Seconds between two looks at whether a worker is to end."""
 
 
 def run(
@@ -72,54 +78,42 @@ def run(
         config.slow_callback = slow_callback  # type: ignore[attr-defined]
     if (problem := _problem(config)) is not None:
         return _refuse(problem)
-    codes: list[int] = []
-    join_exited = partial(_note_exits, getattr(hypercorn.run, "_join_exited", None), codes)
+    workers = Workers()
+    populate = partial(workers.populate, getattr(hypercorn.run, "_populate", None))
+    join_exited = partial(workers.join_exited, getattr(hypercorn.run, "_join_exited", None))
     with (
         _replaced(hypercorn.trio.run, "trio_worker", worker),
+        _replaced(hypercorn.run, "_populate", populate),
         _replaced(hypercorn.run, "_join_exited", join_exited),
+        _replaced(hypercorn.run, "signal", workers.signals()),
         _replaced(Config, "create_sockets", partialmethod(_create_sockets, Config.create_sockets)),
     ):
         try:
             code = hypercorn.run.run(config)
-        except _ListenError as error:
-            return _refuse(f"cannot listen on {', '.join(config.bind)}: {error}; give another --bind")
-    code = code or next(filter(None, codes), 0)
+        except _StartError as error:
+            return _refuse(str(error))
+    _hear_nothing()
+    code = code or next(iter(workers.codes), 0)
     return code if code >= 0 else KILLED - code
 
 
-class _ListenError(Exception):
-    """Some address of ``bind`` cannot be had; says why."""
+class _StartError(Exception):
+    """Something that serving needs cannot be had; says what and why."""
 
 
 def _create_sockets(config: Config, create: Callable[[Config], Sockets]) -> Sockets:
     try:
         return create(config)
     except (OSError, OverflowError, ValueError) as error:
-        raise _ListenError(getattr(error, "strerror", None) or error) from error
+        why = getattr(error, "strerror", None) or error
+        problem = f"cannot listen on {', '.join(config.bind)}: {why}; give another --bind"
+        raise _StartError(problem) from error
 
 
-def _note_exits(join_exited: Any, codes: list[int], processes: list[BaseProcess]) -> int:
-    """What ``_join_exited`` of hypercorn says: how a worker has ended. By 0 it is replaced, by all else the
-    others end too, since an app that does not start would fail for good. A worker that was killed (by the
-    kernel for want of memory, by a fault in C) is no reason to end the others."""
-    for process in processes:
-        if process.exitcode:
-            _say(f"worker {process.pid} {_how(process.exitcode)}")
-    code: int = join_exited(processes)
-    codes.append(code)  # hypercorn forgets it when that worker was the last one
-    killed = code < 0 and code != -signal.SIGHUP  # which a terminal sends to all when it is closed
-    return 0 if killed else code
-
-
-def _how(code: int) -> str:
-    """How a process has ended that did not end well."""
-    if code > 0:
-        return f"has failed with exit code {code}; the others drain"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # one of real time
-        name = f"signal {-code}"
-    return f"was killed by {name}"
+def _hear_nothing() -> None:
+    """All is over but the end of the process: a signal that comes now shall not change its exit code."""
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _problem(config: Config) -> str | None:
@@ -131,6 +125,44 @@ def _problem(config: Config) -> str | None:
         path = getattr(config, name)
         if path is not None and not os.access(path, os.R_OK):
             return f"{name} is a file, and {path} cannot be read"
+    return _log_problem(config) or _reload_problem(config)
+
+
+def _log_problem(config: Config) -> str | None:
+    levels = logging.getLevelNamesMapping()
+    if not isinstance(config.loglevel, str) or config.loglevel.upper() not in levels:
+        return f"loglevel is one of {', '.join(levels).lower()}, not {config.loglevel!r}"
+    for name in ("accesslog", "errorlog", "pid_path"):
+        path = getattr(config, name)
+        if not isinstance(path, str) or path == "-":
+            continue
+        try:
+            with open(path, "a"):
+                pass
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            return f"{name} is a file, and {path} cannot be written: {why}"
+    if config.logconfig is None:
+        return None
+    path = re.sub("^(json|toml):", "", config.logconfig)
+    if not os.access(path, os.R_OK):
+        return f"logconfig is a file, and {path} cannot be read"
+    try:
+        _configure_logging(config)  # as each worker will
+    except Exception as error:  # of whatever class a handler that it names may raise
+        why = printable(str(error).partition("\n")[0])
+        return f"{path} is no configuration of logging: {type(error).__name__}: {why}"
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # closes its files
+    return None
+
+
+def _configure_logging(config: Config) -> None:
+    quiet = copy.copy(config)
+    quiet.accesslog = quiet.errorlog = None  # hypercorn opens those
+    Logger(quiet)
+
+
+def _reload_problem(config: Config) -> str | None:
     if config.use_reloader:
         if not config.workers:
             return "--reload restarts worker processes and there are none; leave --workers 0 away"
@@ -142,12 +174,8 @@ def _problem(config: Config) -> str | None:
 
 
 def _refuse(problem: str) -> int:
-    _say(problem)
+    say(problem)
     return 2
-
-
-def _say(text: str) -> None:
-    print(f"nexios-trio: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -165,12 +193,20 @@ def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
 
 
 def worker(
-    config: Config, sockets: Sockets | None = None, shutdown_event: ProcessEvent | None = None
+    config: Config,
+    sockets: Sockets | None = None,
+    shutdown_event: ProcessEvent | None = None,
+    *,
+    delay: float = 0.0,
 ) -> None:
-    """One server process: what hypercorn's ``trio_worker`` does, by `serve_hypercorn`.
+    """One server process: what hypercorn's ``trio_worker`` does, by `serve_hypercorn`, ``delay`` seconds from
+    now.
 
-    SIGTERM and the first SIGINT drain; a second SIGINT cuts it short.
+    SIGTERM, SIGHUP and the first SIGINT drain; a second SIGINT cuts it short. After SIGHUP a worker that has
+    a parent ends with 129, so that this can tell a terminal that was closed from a signal to one worker.
     """
+    if config.logconfig is not None:  # hypercorn does so later, and a handler of ours would be one too many
+        _configure_logging(config)
     ours = logging.getLogger("nexios_trio")
     if not ours.hasHandlers():  # the root is left alone: hypercorn's loggers have handlers of their own
         handler = logging.StreamHandler()
@@ -180,6 +216,11 @@ def worker(
         ours.setLevel(config.loglevel.upper())
     # At DEBUG it writes every header of HTTP/2, tokens and all.
     logging.getLogger("hpack").setLevel(logging.INFO)
+    begin = time.monotonic() + delay
+    while (left := begin - time.monotonic()) > 0:
+        if shutdown_event is not None and _is_over(shutdown_event):
+            return
+        time.sleep(min(left, POLL))  # who sleeps in Event.wait() and is killed has Event.set() hang for good
     if sockets is not None:
         for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
             listener.listen(config.backlog)
@@ -191,14 +232,26 @@ def worker(
     gc.collect()
     gc.freeze()
     shutdown = None if shutdown_event is None else partial(_poll, shutdown_event)
-    trio.run(partial(work, app, config, sockets, shutdown, fast_lane=getattr(config, "fast_lane", False)))
+    heard: list[int] = []
+    for number in ending_signals():
+        if number != signal.SIGINT:  # Trio's own
+            signal.signal(number, lambda number, _frame: heard.append(number))
+    fast_lane = getattr(config, "fast_lane", False)
+    trio.run(partial(work, app, config, sockets, shutdown, fast_lane=fast_lane, heard=heard))
+    _hear_nothing()
+    if shutdown_event is not None and HANGUP is not None and HANGUP in heard:
+        sys.exit(KILLED + HANGUP)
 
 
 async def _poll(shutdown_event: ProcessEvent) -> None:
     """Block until the parent says so, or is there no longer: nobody else would ever end this worker."""
+    while not _is_over(shutdown_event):  # noqa: ASYNC110  # a multiprocessing Event can only be polled
+        await trio.sleep(POLL)
+
+
+def _is_over(shutdown_event: ProcessEvent) -> bool:
     parent = parent_process()
-    while not shutdown_event.is_set():  # a multiprocessing Event can only be polled
-        if parent is not None and not parent.is_alive():
-            logger.error("the parent process has been killed; this worker ends too")
-            return
-        await trio.sleep(0.1)
+    if parent is not None and not parent.is_alive():
+        logger.error("the parent process has been killed; this worker ends too")
+        return True
+    return shutdown_event.is_set()

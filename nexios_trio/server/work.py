@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import trio
 from hypercorn.config import Config, Sockets
@@ -21,7 +21,10 @@ from nexios_trio.server.hypercorn import (
 from nexios_trio.server.watchdog import SLOW_CALLBACK, watching
 from nexios_trio.types import ASGIApp
 
-__all__ = ["problem_of", "work"]
+__all__ = ["HANGUP", "ending_signals", "problem_of", "work"]
+
+HANGUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
+"""None on Windows."""
 
 
 async def work(
@@ -31,16 +34,17 @@ async def work(
     shutdown: Callable[[], Awaitable[object]] | None = None,
     *,
     fast_lane: bool,
+    heard: list[int] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ``app`` until ``shutdown()`` returns, or SIGTERM or SIGINT comes, then drain; a second SIGINT
-    cuts it short. ``config`` may hold settings of our own, in seconds: ``drain_window``, ``drain_notice`` and
-    ``slow_callback``.
+    """Serve ``app`` until ``shutdown()`` returns, or SIGTERM, SIGHUP or SIGINT comes, then drain; a second
+    SIGINT cuts it short. ``config`` may hold settings of our own, in seconds: ``drain_window``,
+    ``drain_notice`` and ``slow_callback``.
 
-    Signals are heard in the main thread only.
+    Signals are heard in the main thread only. ``heard`` holds those that came before, and gets the others.
     """
     with watching(getattr(config, "slow_callback", SLOW_CALLBACK)):
-        async with _signals() as (stop, hurry):
+        async with _signals([] if heard is None else heard) as (stop, hurry):
 
             async def wait_shutdown() -> None:
                 async with trio.open_nursery() as nursery:
@@ -85,20 +89,29 @@ async def _then_set(wait: Callable[[], Awaitable[object]], event: trio.Event) ->
     event.set()
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Those by which a worker is ended. SIGHUP is not among them where it is ignored, as under ``nohup``."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+        numbers.append(HANGUP)
+    return numbers
+
+
 @asynccontextmanager
-async def _signals() -> AsyncIterator[tuple[trio.Event, trio.Event]]:
+async def _signals(heard: list[int]) -> AsyncIterator[tuple[trio.Event, trio.Event]]:
     stop, hurry = trio.Event(), trio.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop, hurry
         return
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arrivals:
+    with trio.open_signal_receiver(*ending_signals()) as arrivals:
+        if heard:
+            stop.set()
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
-                interrupts = 0
                 async for number in arrivals:
-                    interrupts += number == signal.SIGINT
-                    if interrupts > 1:
+                    heard.append(number)
+                    if heard.count(signal.SIGINT) > 1:
                         hurry.set()
                     stop.set()
 

@@ -13,12 +13,14 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from nexios_trio import NexiosApp, WebSocket
 from nexios_trio.cli.bench import _progress, _remarks
 from nexios_trio.cli.histogram import Histogram, duration
-from nexios_trio.cli.load import Load, Plan, run_load
+from nexios_trio.cli.load import CLOSING, Load, Plan, _Client, run_load
 from nexios_trio.cli.target import ConnectError, parse_url
+from nexios_trio.wire import Event, State
 from tests.cli.commands import COMMAND, an_app, run
 
 
@@ -251,3 +253,53 @@ def test_an_empty_histogram_has_no_rows() -> None:
 def test_durations_are_written_for_people() -> None:
     told = {0.00035: "350 µs", 0.00125: "1.25 ms", 0.0412: "41.2 ms", 2.0: "2 s"}
     assert {value: duration(value) for value in told} == told
+
+
+class Slow:
+    """A connection and its stream: always more to read, which takes a tenth of a second to understand."""
+
+    state = State.OPEN
+
+    def __init__(self, clock: MockClock) -> None:
+        self._clock = clock
+
+    async def receive_some(self, _most: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"\x89\x00"
+
+    async def send_all(self, _data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def receive_data(self, _data: bytes) -> list[Event]:
+        self._clock.jump(0.1)
+        return []
+
+    def encode_text(self, _text: str) -> bytes:
+        return b"message"
+
+    def encode_close(self) -> bytes:
+        return b"close"
+
+    def data_to_send(self) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("trailing", [b"", b"\x89\x00"])
+async def test_it_ends_in_time_beside_servers_that_flood_its_clients(
+    trailing: bytes, mock_clock: MockClock
+) -> None:
+    load, slow = Load(connected=50, started=trio.current_time()), Slow(mock_clock)
+    planned = plan("ws://x", seconds=1.0)
+    clients = [_Client(planned, load, slow, slow, trailing) for _ in range(50)]  # type: ignore[arg-type]
+    with trio.move_on_at(load.started + 1.0):
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(client.work, load.started)
+    assert trio.current_time() - load.started < 1.2
+    async with trio.open_nursery() as nursery:
+        for client in clients:
+            nursery.start_soon(client.close)
+    assert trio.current_time() - load.started < 1.2 + CLOSING + 0.2

@@ -121,6 +121,39 @@ def test_the_routes_are_printed_as_json_for_programs() -> None:
     ]
 
 
+def test_the_routes_of_mounted_apps_are_below_their_mounts(project: Path) -> None:
+    (project / "outer.py").write_text(
+        "from starlette.applications import Starlette\n"
+        "from starlette.routing import Mount, Route, WebSocketRoute\n"
+        "from nexios_trio import NexiosApp\n"
+        "async def page(request): ...\n"
+        "async def live(ws): ...\n"
+        "inner = NexiosApp()\n"
+        "inner.add_ws_route('/live/{name}', live)\n"
+        "inner.add_route('/page', page)\n"
+        "star = Starlette(routes=[Route('/', page), WebSocketRoute('/ws', live), Mount('/deep', inner)])\n"
+        "app = NexiosApp()\n"
+        "app.mount('/inner', inner)\n"
+        "app.mount('/star', star)\n"
+        "app.mount('/raw', lambda scope, receive, send: None)\n"
+        "app.add_route('/last', page)\n"
+    )
+    rows = [json.loads(line) for line in run("routes", "--json", "outer:app").output.splitlines()]
+    assert [(row["kind"], row["path"]) for row in rows] == [
+        ("Mount", "/inner"),
+        ("WebSocket", "/inner/live/{name}"),
+        ("GET,HEAD", "/inner/page"),
+        ("Mount", "/star"),
+        ("GET,HEAD", "/star/"),
+        ("WebSocketRoute", "/star/ws"),
+        ("Mount", "/star/deep"),
+        ("WebSocket", "/star/deep/live/{name}"),
+        ("GET,HEAD", "/star/deep/page"),
+        ("Mount", "/raw"),
+        ("GET,HEAD", "/last"),
+    ]
+
+
 def test_an_app_without_routes_is_a_table_without_rows(project: Path) -> None:
     (project / "bare.py").write_text("from nexios_trio import NexiosApp\napp = NexiosApp()\n")
     assert len(run("routes", "bare:app").output.splitlines()) == 1
@@ -169,3 +202,37 @@ def test_a_negative_drain_window_is_refused() -> None:
     result = run("run", "listed:app", "--drain-window", "-1")
     assert result.exit_code == 2
     assert "--drain-window" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--pid", "no/x.pid"), "pid_path is a file, and no/x.pid cannot be written: No such file"),
+        (("--access-logfile", "no/x.log"), "accesslog is a file, and no/x.log cannot be written: No such"),
+        (("--error-logfile", "."), "errorlog is a file, and . cannot be written: Is a directory"),
+        (("--log-level", "loud"), "loglevel is one of critical, fatal, error, warn, warning, info, debug,"),
+        (("--log-config", "missing.ini"), "logconfig is a file, and missing.ini cannot be read"),
+        (("--log-config", "json:broken.py"), "broken.py is no configuration of logging: JSONDecodeError: "),
+        (("--log-config", "broken.py"), "broken.py is no configuration of logging: "),
+    ],
+)
+def test_what_the_server_cannot_use_is_said_in_one_line(options: tuple[str, ...], problem: str) -> None:
+    result = run("run", "listed:app", "--bind", "127.0.0.1:0", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"nexios-trio: {problem}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("broker", "problem"),
+    [
+        ("ftp://somewhere", 'broker is "memory://", the URL of a Redis such as'),
+        ("redis://name:SECRET@127.0.0.1:99999", "a host or port of this URL is none; write redis://"),
+    ],
+)
+def test_a_broker_that_is_none_is_refused(broker: str, problem: str) -> None:
+    result = run("run", "listed:app", "--broker", broker)
+    assert result.exit_code == 2
+    assert problem in result.stderr
+    assert "SECRET" not in result.stderr
+    assert isinstance(result.exception, SystemExit)

@@ -68,6 +68,14 @@ def test_a_name_that_is_none_is_refused(name: str, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["nexios-trio", "Nexios_Trio", "trio", "msgspec", "h11", "pytest"])
+def test_a_name_of_a_package_that_it_needs_is_refused(name: str, here: Path) -> None:
+    result = new(name)
+    assert result.exit_code == 2
+    assert f"{name} is a package that the project needs" in result.output
+    assert list(here.iterdir()) == []
+
+
 def test_its_package_is_the_app_without_the_tests(here: Path) -> None:
     # setuptools finds two modules, and asks which.
     new("mine")

@@ -105,6 +105,25 @@ async def test_a_viewer_sees_connections_groups_and_routes_but_not_himself() -> 
     assert state["slow"] == []
 
 
+async def test_a_route_of_the_user_s_may_be_called_as_the_dashboard_s_own() -> None:
+    app = shown()
+
+    @app.ws_route("/dashboard-live")
+    async def live(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.receive_text()
+
+    async with TestClient(app) as client, client.connect("/dashboard-live"):
+        with pytest.raises(WebSocketRejected):
+            await client.connect(LIVE).__aenter__()
+        async with viewing(client) as viewer:
+            state = await viewer.state()
+    assert [each["path"] for each in state["connections"]] == ["/dashboard-live"]
+    assert [(each["name"], each["open"], each["rejected"]) for each in state["routes"]] == [
+        ("/dashboard-live", 1, 0)
+    ]
+
+
 async def test_points_come_each_second_with_rates_and_percentiles(autojump_clock: MockClock) -> None:
     async with TestClient(shown()) as client, client.connect("/rooms/7") as ws:
         async with viewing(client) as viewer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -73,6 +74,9 @@ async def test_a_scrape_has_what_happened_on_each_route(lane: Lane) -> None:
     app.mount("/metrics", Metrics(app))
     async with lane.serving(app):
         async with lane.connect("/rooms/7") as one, lane.connect("/rooms/7") as two:
+            groups = app.channels.hub.groups
+            while "7" not in groups or len(groups["7"].members) < 2:  # they join after they have accepted
+                await trio.lowlevel.checkpoint()
             await one.send("hello")
             assert await one.receive() == "hello"
             assert await two.receive() == "hello"
@@ -292,6 +296,34 @@ async def test_a_directory_that_cannot_be_written_ends_nothing(
         await trio.sleep(3)
         await trio.testing.wait_all_tasks_blocked()
         assert len(list((tmp_path / "shared").iterdir())) == 1
+
+
+@pytest.mark.parametrize("way", ["anybody may write", "of somebody else", "a link of somebody else"])
+async def test_a_directory_that_others_may_write_to_is_refused(way: str, tmp_path: Path) -> None:
+    directory = tmp_path / "shared"
+    if way == "a link of somebody else":
+        directory.symlink_to(tmp_path)
+    else:
+        directory.mkdir()
+    if way == "anybody may write":
+        directory.chmod(0o777)
+    elif os.geteuid() == 0:
+        os.chown(directory, 12345, 12345, follow_symlinks=False)
+    else:
+        pytest.skip("ONLY ROOT can make what belongs to somebody else")
+    app = chat()
+    app.mount("/metrics", Metrics(app, directory=directory))
+    with pytest.raises(WrongValueError, match="can be written by other users"):
+        async with TestClient(app):
+            pass
+    assert list(tmp_path.glob("*.json")) == []
+
+
+async def test_a_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
+    app = chat()
+    app.mount("/metrics", Metrics(app, directory=tmp_path / "run" / "metrics"))
+    async with TestClient(app):
+        assert (tmp_path / "run" / "metrics").stat().st_mode & 0o077 == 0
 
 
 def test_workers_of_two_versions_leave_out_what_does_not_fit() -> None:

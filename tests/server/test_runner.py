@@ -101,12 +101,14 @@ class Runner:
 
     def url(self) -> str:
         """Where it serves, as soon as it says so."""
+        return "ws://" + self.until(r"Running on http://(\S+)")[1]
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Wait until its log has this."""
         with self._more:
-            found = self._more.wait_for(
-                lambda: re.search(r"Running on http://(\S+)", self.text), timeout=PATIENCE
-            )
+            found = self._more.wait_for(lambda: re.search(pattern, self.text), timeout=PATIENCE)
         assert found, self.text
-        return f"ws://{found[1]}"
+        return found
 
     def wait(self) -> int:
         code = self.process.wait(PATIENCE)
@@ -516,6 +518,100 @@ def test_each_line_of_the_log_comes_once(tmp_path: Path) -> None:
         assert runner.text.count("Running on") == 1
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_configuration_of_logging_brings_each_line_once(workers: str, tmp_path: Path) -> None:
+    more = """
+import logging
+
+async def tell():
+    logging.getLogger("nexios_trio.probe").warning("by the app")
+    await trio.sleep_forever()
+
+app.start_soon(tell)
+"""
+    write(tmp_path, more=more)
+    (tmp_path / "log.toml").write_text(
+        "version = 1\nroot = {level = 'INFO', handlers = ['all']}\n"
+        "handlers.all = {class = 'logging.StreamHandler', formatter = 'short'}\n"
+        "formatters.short = {format = 'short: %(message)s'}\ndisable_existing_loggers = false\n"
+    )
+    options = (*BIND, "-w", workers, "--log-config", "toml:log.toml")
+    with running(tmp_path, "served:app", *options) as runner, connect(runner.url() + "/pid") as ws:
+        assert pid_of(ws)
+        runner.process.send_signal(signal.SIGTERM)
+        assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 0
+    assert runner.text.count("by the app") == 1
+    assert "short: by the app\n" in runner.text
+
+
+@ON_EACH_SERVER
+def test_a_process_without_workers_drains_at_sighup(server: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    options = (*BIND, "-w", "0", "--server", server)
+    with running(tmp_path, "served:app", *options) as runner, connect(runner.url() + "/pid") as ws:
+        assert pid_of(ws) == runner.process.pid
+        runner.process.send_signal(signal.SIGHUP)
+        assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 0
+
+
+def test_a_worker_that_is_told_sighup_drains_and_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(tmp_path, "served:app", *BIND) as runner:
+        url = runner.url()
+        with connect(url + "/pid") as ws:
+            first = pid_of(ws)
+            os.kill(first, signal.SIGHUP)
+            assert closed_with(ws) == (1012, "service restart")
+        with connect(url + "/pid") as ws:
+            assert pid_of(ws) != first
+            # A terminal that is closed tells all of them.
+            os.killpg(runner.process.pid, signal.SIGHUP)
+            assert closed_with(ws) == (1012, "service restart")
+        assert runner.wait() == 128 + signal.SIGHUP
+
+
+def test_nohup_keeps_a_process_from_ending_at_sighup(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
+    try:
+        with running(tmp_path, "served:app", *BIND, "-w", "0") as runner:
+            url = runner.url()
+            runner.process.send_signal(signal.SIGHUP)
+            with connect(url + "/pid") as ws:
+                assert pid_of(ws) == runner.process.pid
+                runner.process.send_signal(signal.SIGTERM)
+                assert closed_with(ws) == (1012, "service restart")
+            assert runner.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_the_last_moments_does_not_change_the_exit_code(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    more = f"\nimport atexit, signal\natexit.register(os.kill, os.getpid(), {int(number)})\n"
+    write(tmp_path, more=more)
+    with running(tmp_path, "served:app", *BIND, "-w", "0") as runner:
+        runner.url()
+        runner.process.send_signal(signal.SIGTERM)
+        assert runner.wait() == 0
+    assert "Traceback" not in runner.text
+
+
+def test_a_worker_that_is_killed_at_its_start_again_and_again_is_restarted_ever_later(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, more="\nimport signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    with running(tmp_path, "served:app", *BIND, measured=False) as runner:
+        runner.until("waits for 1 s.*\n.*waits for 2 s")
+        runner.process.send_signal(signal.SIGTERM)  # while the third waits
+        assert runner.wait() == 128 + signal.SIGSEGV
+    assert runner.text.count("was killed by SIGSEGV") == 2
+
+
 def test_workers_whose_parent_was_killed_drain_and_end(tmp_path: Path) -> None:
     write(tmp_path)
     with running(tmp_path, "served:app", *BIND) as runner:
@@ -543,10 +639,13 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(tmp_path: Path
         os.kill(killed, signal.SIGKILL)
         with pytest.raises(ConnectionClosed):
             clients[killed].recv(timeout=PATIENCE)
-        while (pid := pid_of(stack.enter_context(connect(url + "/pid")))) in clients:
+        pid = killed
+        while pid in clients:
             assert time.monotonic() < until, "it was not replaced"
+            with connect(url + "/pid") as ws:
+                pid = pid_of(ws)
         runner.process.send_signal(signal.SIGTERM)
         assert closed_with(clients[other]) == (1012, "service restart")
         assert runner.wait() == 128 + signal.SIGKILL
         assert not alive(pid)
-    assert f"worker {killed} was killed by SIGKILL\n" in runner.text
+    assert f"worker {killed} was killed by SIGKILL after " in runner.text

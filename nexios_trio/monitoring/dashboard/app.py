@@ -15,6 +15,8 @@ from nexios_trio.application import NexiosApp
 from nexios_trio.exceptions import WrongTypeError
 from nexios_trio.monitoring.dashboard.samples import Sampler
 from nexios_trio.monitoring.dashboard.view import View
+from nexios_trio.monitoring.recorder import OWN_KEY
+from nexios_trio.routing.middleware import CONNECTION
 from nexios_trio.security.auth import Authenticator, FirstMessage
 from nexios_trio.security.origin import OriginRule
 from nexios_trio.types import Receive, Scope, Send
@@ -106,7 +108,7 @@ class Dashboard:
         self._control = control
         self._trace = trace or payloads
         self._payloads = payloads
-        self._sampler = Sampler(app, LIVE)
+        self._sampler = Sampler(app)
         folder = resources.files(__package__) / "static"
         self._files = {
             path: ((folder / name).read_bytes(), content_type) for path, (name, content_type) in FILES.items()
@@ -117,6 +119,8 @@ class Dashboard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
+        if CONNECTION in scope:
+            scope[CONNECTION].scope[OWN_KEY] = True
         await self._inner(scope, receive, send)
 
     async def _file(self, request: Request) -> Response:
@@ -128,7 +132,7 @@ class Dashboard:
 
     async def _live(self, ws: WebSocket) -> None:
         await ws.accept(PROTOCOL if PROTOCOL in ws.subprotocols else None)
-        view = View(self._app, self._sampler, LIVE, payloads=self._payloads)
+        view = View(self._app, self._sampler, payloads=self._payloads)
         self._sampler.viewers += 1
         try:
             await ws.send_json({"type": "hello", "control": self._control, "trace": self._trace})

@@ -12,7 +12,7 @@ from attrs import evolve
 
 from nexios_trio.application import NexiosApp
 from nexios_trio.instrument import LATENCY_BOUNDS, Backlog, Histogram, Observed
-from nexios_trio.monitoring.recorder import Recorder, Totals
+from nexios_trio.monitoring.recorder import OWN, Recorder, Totals
 
 __all__ = ["HISTORY", "Sampler"]
 
@@ -32,10 +32,9 @@ UNWATCHED: Final = 5.0
 
 
 class Sampler:
-    """Takes points of an app for as long as it runs."""
+    """Takes points of an app for as long as it runs, without what dashboards themselves cause."""
 
-    def __init__(self, app: NexiosApp, hidden: str) -> None:
-        """``hidden`` is the route whose own traffic is left out."""
+    def __init__(self, app: NexiosApp) -> None:
         self.recorder = Recorder.of(app)
         self.points: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.viewers = 0
@@ -45,7 +44,6 @@ class Sampler:
         """By route, at the last point."""
         self.slow: list[Observed] = []
         """Those for whom most waits, at the last point."""
-        self._hidden = hidden
         self._before: tuple[float, int, int] | None = None
         self._latencies = [0] * (len(LATENCY_BOUNDS) + 1)
         self._rushed = trio.Event()
@@ -68,7 +66,7 @@ class Sampler:
     async def _point(self) -> dict[str, Any]:
         """Look at every connection, and let others run in between."""
         now = trio.current_time()
-        routes = [route for name, route in self.recorder.routes.items() if name != self._hidden]
+        routes = [route for name, route in self.recorder.routes.items() if name != OWN]
         backlogs: list[tuple[Backlog, Observed]] = []
         seen, totals = 0, {}
         for route in routes:
@@ -117,7 +115,7 @@ class Sampler:
         """Connections that are over, by close code."""
         codes: Counter[str] = Counter()
         for name, route in self.recorder.routes.items():
-            if name != self._hidden:
+            if name != OWN:
                 for (code, _), count in route.closed.items():
                     codes[code] += count
         return codes

@@ -17,6 +17,7 @@ from nexios_trio.instrument import Direction, Observed
 from nexios_trio.monitoring.dashboard.samples import Sampler
 from nexios_trio.monitoring.dashboard.tasks import task_tree
 from nexios_trio.monitoring.health import broker_available
+from nexios_trio.monitoring.recorder import is_own
 from nexios_trio.websockets.lifetime import Connection
 
 __all__ = ["View"]
@@ -33,10 +34,9 @@ SHOWN: Final = 200
 class View:
     """See the module. `close` is to be called at the end: a trace has to be taken off its connection."""
 
-    def __init__(self, app: NexiosApp, sampler: Sampler, hidden: str, *, payloads: bool) -> None:
+    def __init__(self, app: NexiosApp, sampler: Sampler, *, payloads: bool) -> None:
         self._app = app
         self._sampler = sampler
-        self._hidden = hidden
         self._payloads = payloads
         self._find = ""
         self._group: str | None = None
@@ -89,7 +89,7 @@ class View:
         """Everything but what came with an earlier one; the history only at ``first``."""
         point = self._sampler.points[-1] if self._sampler.points else None
         newest = reversed(self._sampler.recorder.live.values())
-        others: Iterator[Observed] = (connection for connection in newest if connection.route != self._hidden)
+        others: Iterator[Observed] = (connection for connection in newest if not is_own(connection))
         found = 0 if point is None else point["connections"]
         if self._find:
             matching = [connection for connection in others if self._matches(connection)]
