@@ -113,7 +113,7 @@ class EpollReactor(_Timers):
                 while True:
                     # While there is something to do, look again once the woken handlers have run, and once
                     # more after that: a client that waits for its answer has sent the next message by then.
-                    # A look is cheaper than having Trio look, which arms its own epoll for one event each time.
+                    # A look is cheaper than Trio's, which arms its own epoll for one event each time.
                     ready = epoll.poll(0, BATCH)
                     if not ready:
                         await trio.lowlevel.checkpoint()

@@ -161,7 +161,9 @@ def test_who_writes_more_than_fits_is_told_how_to_go_on(visitors: Visitors) -> N
     expect(sheet(grace)).to_have_value("before")
     sheet(ada).fill("x" * 100_001)
     expect(ada.locator("#banner-text")).to_contain_text("the text is full")
-    expect(ada.locator("#saved")).to_have_text("Your last changes do not fit. Copy them, then reload the page.")
+    expect(ada.locator("#saved")).to_have_text(
+        "Your last changes do not fit. Copy them, then reload the page."
+    )
     ada.reload()
     connected(ada)
     expect(sheet(ada)).to_have_value("before")
