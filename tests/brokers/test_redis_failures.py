@@ -15,6 +15,7 @@ import trio
 from nexios_trio.brokers import Draft, Member, Message, Position
 from nexios_trio.brokers.redis import RedisBroker
 from nexios_trio.brokers.redis.scripts import PUBLISH
+from nexios_trio.brokers.redis.store import PAGE, PAGE_BYTES
 from nexios_trio.config import HistoryLimits
 from nexios_trio.exceptions import BrokerCommandError, BrokerUnavailable
 from nexios_trio.testing.broker_contract import ROOMY, Recorder, seen, text
@@ -186,25 +187,37 @@ async def test_many_groups_are_subscribed_anew_in_chunks(shared_redis: RedisServ
         await there.until(lambda: len(there.messages) == len(groups) + 1)
 
 
-async def test_more_than_a_page_is_caught_up_with(shared_redis: RedisServer, prefix: str) -> None:
+@pytest.mark.parametrize(("count", "size"), [(2600, 1), (40, 50_000)])
+async def test_more_than_a_page_is_caught_up_with(
+    shared_redis: RedisServer, prefix: str, count: int, size: int
+) -> None:
     limits = HistoryLimits(messages=5000, bytes=1 << 30)
     async with node(shared_redis.url, Recorder(), limits, prefix=prefix) as first:
         async with Wire(shared_redis.path).up() as wire:
             async with node(wire.url, there := Recorder(), limits, prefix=prefix) as second:
                 await second.subscribe("g")
                 start = (await first.publish("g", text("0"), keep=True)).position
+                assert start is not None
                 await there.until(lambda: len(there.messages) == 1)
                 wire.open = False
                 await wire.cut()
-                for n in range(1, 2601):
-                    first.link.post(first.store.publishing("g", text(str(n), id=str(n)), keep=True).command)
+                for n in range(1, count + 1):
+                    draft = text(str(n).ljust(size), id=str(n))
+                    first.link.post(first.store.publishing("g", draft, keep=True).command)
                 await first.publish("elsewhere", text(""), keep=False)
                 wire.open = True
-                await there.until(lambda: len(there.messages) == 2601, PATIENCE)
-                assert numbers(there, "g") == list(range(2601))
+                await there.until(lambda: len(there.messages) == count + 1, PATIENCE)
+                assert numbers(there, "g") == list(range(count + 1))
                 history = await first.history("g", since=start)
-                assert (len(history.messages), history.complete) == (2600, True)
-                assert seen(await first.history("g", since=start, limit=3)) == ["2598", "2599", "2600"]
+                assert (len(history.messages), history.complete) == (count, True)
+                last = [str(n).ljust(size) for n in range(count - 2, count + 1)]
+                assert seen(await first.history("g", since=start, limit=3)) == last
+                page = first.store.page(
+                    "g", await first.link.call(*first.store.reading("g", since=start.offset))
+                )
+                assert page.more
+                assert len(page.messages) <= PAGE
+                assert sum(len(message.data) for message, _ in page.messages) < PAGE_BYTES + size
 
 
 async def test_a_flood_while_catching_up_is_held_in_bounds(shared_redis: RedisServer, prefix: str) -> None:

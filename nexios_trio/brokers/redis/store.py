@@ -21,6 +21,9 @@ __all__ = ["Publishing", "Store", "milliseconds"]
 
 PAGE: Final = 500
 """Messages that one answer holds, at most."""
+PAGE_BYTES: Final = 128 << 10
+"""The message that reaches this is the last one of an answer: a slow link may not carry more in its time, and
+a node that catches up holds as much of each group."""
 
 
 def milliseconds(seconds: float) -> int:
@@ -116,9 +119,9 @@ class Store:
     def reading(self, group: str, *, since: int | None = None, last: int | None = None) -> Command:
         """The command for `page`: all after an offset, a page of it, or the ``last`` ones (None: all)."""
         channel = self.keys.channel(group)
-        what: tuple[str, int, int] = ("last", 0, -1 if last is None else last)
+        what: tuple[str, int, int, int] = ("last", 0, -1 if last is None else last, 0)
         if since is not None:
-            what = ("since", since, PAGE)
+            what = ("since", since, PAGE, PAGE_BYTES)
         return (
             "EVALSHA",
             HISTORY.sha,
@@ -145,7 +148,7 @@ class Store:
 
     def page(self, group: str, reply: Any, events: Any = ()) -> Page:
         """The answer to `reading`, and to `events`."""
-        epoch, offset, nonce, now, payloads, event_epoch, version = reply
+        epoch, offset, nonce, now, payloads, event_epoch, version, full = reply
         oldest = int(now) / 1000 - self.limits.age
         messages: list[tuple[Message, str]] = []
         decoded: list[Event] = []
@@ -162,7 +165,7 @@ class Store:
             int(offset),
             _text(nonce),
             kept,
-            len(payloads) >= PAGE and bool(messages) and messages[-1][0].offset != offset,
+            full == 1 and bool(messages) and messages[-1][0].offset != offset,
             _text(event_epoch),
             int(version),
             decoded,

@@ -4,9 +4,11 @@
 -- ARGV[1] a random text, the epoch if the group has none
 -- ARGV[2] milliseconds that the group keeps messages
 -- ARGV[3] the time in milliseconds; empty: the server's
--- ARGV[4] 'since': all after the offset ARGV[5], at most ARGV[6] entries; 'last': the last ARGV[6] (-1: all)
+-- ARGV[4] 'since': all after the offset ARGV[5], until they are ARGV[6] entries or have ARGV[7] bytes;
+--         'last': the last ARGV[6] (-1: all)
 --
--- Returns {epoch, offset, nonce of the newest, time, {message, ...} oldest first, presence epoch, presence version}.
+-- Returns {epoch, offset, nonce of the newest, time, {message, ...} oldest first, presence epoch, presence version,
+-- 1 if there may be more}.
 
 local now = tonumber(ARGV[3])
 if not now then
@@ -28,21 +30,27 @@ if not epoch then
 end
 -- Whoever reads may come back with what it read.
 redis.call('PEXPIRE', KEYS[2], math.ceil(age * 3 + 3600000))
-local entries = {}
+local payloads, full = {}, false
 if ARGV[4] == 'since' then
-  entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[5] .. '-0', '+', 'COUNT', ARGV[6])
+  local left, room, after = tonumber(ARGV[6]), tonumber(ARGV[7]), '(' .. ARGV[5] .. '-0'
+  repeat
+    -- Few at a time, since each may be large.
+    local entries = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', math.min(left, 20))
+    for _, entry in ipairs(entries) do
+      table.insert(payloads, entry[2][2])
+      left, room, after = left - 1, room - #entry[2][2], '(' .. entry[1]
+      full = left <= 0 or room <= 0
+      if full then break end
+    end
+  until full or #entries == 0
 elseif ARGV[6] ~= '0' then
+  local entries
   if ARGV[6] == '-1' then
     entries = redis.call('XREVRANGE', KEYS[1], '+', '-')
   else
     entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[6])
   end
-end
-local payloads = {}
-if ARGV[4] == 'since' then
-  for _, entry in ipairs(entries) do table.insert(payloads, entry[2][2]) end
-else
   for at = #entries, 1, -1 do table.insert(payloads, entries[at][2][2]) end
 end
 if presence[1] then redis.call('PEXPIRE', KEYS[3], math.ceil(age * 3 + 3600000)) end
-return {epoch, offset, meta[3] or '', now, payloads, presence[1] or '', version}
+return {epoch, offset, meta[3] or '', now, payloads, presence[1] or '', version, full and 1 or 0}
