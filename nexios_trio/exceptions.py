@@ -250,6 +250,12 @@ class BrokerError(NexiosTrioError):
         self.problem = problem
         super().__init__(f"{address}: {problem}")
 
+    @property
+    def passing(self) -> bool:
+        """Whether it is the state that the engine is in, so that the same may be done later. Unhandled, such an
+        error closes with 1013 (try again later) and is one line of the log."""
+        return False
+
 
 class BrokerUnavailable(BrokerError):
     """The engine cannot be reached, or did not answer in time.
@@ -261,7 +267,10 @@ class BrokerUnavailable(BrokerError):
     again with the same ``message_id`` is delivered once.
     """
 
-    close_code: ClassVar[int] = 1013
+    @property
+    def passing(self) -> bool:
+        """See `BrokerError.passing`."""
+        return True
 
     def __init__(self, address: str, problem: str, *, uncertain: bool = False) -> None:
         self.uncertain = uncertain
@@ -275,11 +284,18 @@ class BrokerRefused(BrokerError):
 
 class BrokerCommandError(BrokerError):
     """The engine answered a command with an error, such as being out of memory; ``code`` is its first word
-    (``OOM``, ``NOPERM``). Nothing was done."""
+    (``OOM``, ``NOPERM``). Nothing was done. Unhandled, it closes with 1011; one that is `passing` ends as
+    `BrokerUnavailable` does."""
 
     def __init__(self, address: str, code: str, problem: str) -> None:
         self.code = code
         super().__init__(address, problem)
+
+    @property
+    def passing(self) -> bool:
+        """See `BrokerError.passing`: its memory is full (``OOM``), it cannot write to its disk (``MISCONF``),
+        has too few replicas (``NOREPLICAS``), or runs a script for long (``BUSY``)."""
+        return self.code in ("OOM", "MISCONF", "NOREPLICAS", "BUSY")
 
 
 class WebSocketDisconnect(NexiosTrioError):

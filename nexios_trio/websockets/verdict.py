@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect as StarletteDisconnect
 from nexios_trio.exceptions import (
     NO_CREDENTIALS,
     AuthenticationError,
-    BrokerUnavailable,
+    BrokerError,
     PeerError,
     WebSocketDisconnect,
     WebSocketException,
@@ -62,7 +62,7 @@ class Outcome:
         self.answer: HTTPException | None = None
         self.said: WebSocketException | StarletteException | PeerError | None = None
         self.cancelled = False
-        self.away: BrokerUnavailable | None = None
+        self.away: BrokerError | None = None
         """Nobody's fault in this process, and nothing that a traceback tells."""
         self.mistakes: list[BaseException] = []
         """Errors that nobody meant: to be logged."""
@@ -71,7 +71,7 @@ class Outcome:
                 self.cancelled = True
             elif isinstance(leaf, WebSocketException | StarletteException | PeerError):
                 self.said = self.said or leaf
-            elif isinstance(leaf, BrokerUnavailable):
+            elif isinstance(leaf, BrokerError) and leaf.passing:
                 self.away = self.away or leaf
             elif connecting and isinstance(leaf, HTTPException):
                 self.answer = self.answer or leaf
@@ -84,7 +84,7 @@ class Outcome:
         if self.mistakes:
             return 1011
         if self.said is None and self.away is not None:
-            return self.away.close_code
+            return AWAY.code
         if isinstance(self.said, PeerError):
             return self.said.close_code
         return self.said.code if self.said is not None else 1000

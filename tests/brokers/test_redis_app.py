@@ -154,6 +154,27 @@ async def test_while_redis_is_away_clients_are_told_to_come_again(tmp_path: Path
         assert app.guard.counts["closed.BrokerUnavailable"] == 2
 
 
+async def test_while_redis_is_full_clients_are_told_to_come_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path / "redis", "maxmemory 1").start()
+    app = NexiosApp(broker=server.url)
+
+    @app.ws_route("/")
+    async def send(ws: WebSocket) -> None:
+        await ws.accept()
+        await app.channels.send("room", "hello")
+
+    try:
+        async with TestClient(app) as client, client.connect("/") as ws:
+            assert await ws.wait_closed() == (1013, "try again later")
+    finally:
+        server.kill()
+    (line,) = [record for record in caplog.records if "the broker is not available" in record.message]
+    assert (line.levelname, line.exc_info) == ("WARNING", None)
+    assert "OOM" in line.message or "memory" in line.message
+
+
 async def test_an_app_that_redis_refuses_does_not_start(tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "redis", "requirepass s3cret").start()
     try:
