@@ -252,8 +252,8 @@ class BrokerError(NexiosTrioError):
 
     @property
     def passing(self) -> bool:
-        """Whether it is the state that the engine is in, so that the same may be done later. Unhandled, such an
-        error closes with 1013 (try again later) and is one line of the log."""
+        """Whether it is the state that the engine is in, so that the same may be done later.
+        Unhandled, such an error closes with 1013 (try again later) and is one line of the log."""
         return False
 
 
