@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import click
 
 from benchmarks.cluster import cluster
@@ -25,4 +28,5 @@ for command in (peers, tables, cluster, frozen, pause, crowd, stall, inmemory, w
     main.add_command(command)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # servers that it started end too
     main()

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 from tests.brokers.redis_fixtures import shared_redis
 from tests.lanes import lane, lane_clock, lane_name, serve, server_lane
 
 __all__ = ["lane", "lane_clock", "lane_name", "serve", "server_lane", "shared_redis"]
+
+
+if os.environ.get("CI"):
+    # Hypothesis' own profile for such machines, with half of its examples: coverage makes each one slow.
+    settings.register_profile("ci", settings.get_profile("ci"), max_examples=50)
+    settings.load_profile("ci")
+
+# Whoever is started by nohup, or in the background of a script, ignores these two, and so would all servers
+# and clients that the tests start. What has a handler here is at its default there.
+signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -1,7 +1,11 @@
-"""Clients come and go while messages are sent: all of them, in order, once; or the client is told."""
+"""Clients come and go while messages are sent: all of them, in order, once; or the client is told.
+
+``NEXIOS_STORM_SIZE=200,5000`` is as much as a minute of a machine can do.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +25,8 @@ from nexios_trio.websockets.groups import Group
 
 BIG = HistoryLimits(messages=10_000, bytes=1 << 24, age=3600)
 GROUP = "room"
+STORM = tuple(map(int, os.environ.get("NEXIOS_STORM_SIZE", "80,1500").split(",")))
+"""Clients and messages."""
 
 
 class Envelope(msgspec.Struct):
@@ -185,7 +191,7 @@ async def storm(room: Room, seed: int, clients: int, messages: int) -> list[Read
     return readers
 
 
-@pytest.mark.parametrize(("seed", "clients", "messages"), [(1, 200, 5000), (2, 40, 1000), (3, 40, 1000)])
+@pytest.mark.parametrize(("seed", "clients", "messages"), [(1, *STORM), (2, 40, 1000), (3, 40, 1000)])
 async def test_with_history_enough_every_client_gets_all_in_order(
     seed: int, clients: int, messages: int, autojump_clock: MockClock
 ) -> None:
@@ -195,7 +201,7 @@ async def test_with_history_enough_every_client_gets_all_in_order(
         assert reader.told_of_loss == 0
 
 
-@pytest.mark.parametrize(("seed", "clients", "messages"), [(4, 200, 5000), (5, 40, 1000), (6, 40, 1000)])
+@pytest.mark.parametrize(("seed", "clients", "messages"), [(4, *STORM), (5, 40, 1000), (6, 40, 1000)])
 async def test_with_history_too_small_every_gap_is_reported(
     seed: int, clients: int, messages: int, autojump_clock: MockClock
 ) -> None:
