@@ -157,8 +157,7 @@ class Receiver(Protocol):
 
     async def deliver(self, message: Message) -> None:
         """Hand on a message. Called in the order of the numbers; the next call for the same group may come
-        before this one has returned. Lets other tasks run as often as its work asks for, so that a broker
-        need not do so between messages."""
+        before this one has returned."""
 
     async def deliver_presence(self, event: PresenceEvent) -> None:
         """Hand on a presence event; as `deliver`."""

@@ -110,9 +110,10 @@ class MemoryBroker:
 
     async def publish(self, group: str, draft: Draft, *, keep: bool) -> Message:
         """See `Broker.publish`."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # the receiver lets others run
+        # A full checkpoint, so that the writers of the members run between the sends of a loop, and a client
+        # that was accepted before gets to join before.
+        await trio.lowlevel.checkpoint()
         if draft.once and (known := self._known(group, draft.id)) is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
             return known
         log = self._log(group) if keep else None
         if log is not None:

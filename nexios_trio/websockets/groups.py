@@ -239,8 +239,6 @@ class Group:
         statistics = self._statistics
         assert statistics is not None
         entry = parcel if self._plain else self._own_entry(parcel, statistics)
-        if self._outbox.send_now is None:
-            self._hub.let_writers_run()
         if self._outbox.offer(entry, self._overflow, statistics):
             statistics.delivered += 1
         elif self._overflow.rule == "disconnect":

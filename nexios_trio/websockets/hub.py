@@ -43,10 +43,6 @@ OBEYED: Final = 1000
 """Orders that are known again if they come twice."""
 YIELD_EVERY: Final = 128
 """Members that a group send reaches before it lets other tasks run."""
-MESSAGE_WORK: Final = 16
-"""What a message costs beside its members, in members."""
-REST_EVERY: Final = 256
-"""So much work, in members, may come of several small sends before other tasks run."""
 
 
 @define
@@ -108,8 +104,6 @@ class Hub:
         """Ids of the newest orders."""
         self._wanted: Counter[tuple[str, bool]] = Counter()
         """How many want the messages of a group, or (True) of a pattern."""
-        self._work = 0
-        """What was done since other tasks could run, in members."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -203,19 +197,10 @@ class Hub:
         if self.subscriptions:
             for subscription in tuple(self.subscriptions):
                 subscription.take(message)
-            self.let_writers_run()
         local = self.groups.get(message.group)
         if local is not None:
             local.statistics.sent += 1
             await self._hand_out(local, message, watchers=False)
-        self._work += MESSAGE_WORK
-        if self._work >= REST_EVERY:
-            self._work = 0
-            await trio.lowlevel.cancel_shielded_checkpoint()
-
-    def let_writers_run(self) -> None:
-        """Other tasks are to run after this message, since they have to do with it."""
-        self._work = REST_EVERY
 
     async def deliver_presence(self, event: PresenceEvent) -> None:
         """See `Receiver.deliver_presence`."""
@@ -267,12 +252,10 @@ class Hub:
                 members = [member for member in members if member.presence.watched]
             for start in range(0, len(members), YIELD_EVERY):
                 if start:
-                    self._work = 0
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 some = members[start : start + YIELD_EVERY]
                 sent = sum([member._take(message, parcel) for member in some])
                 local.statistics.delivered += sent  # to which `_take` has added as well
-                self._work += len(some)
         finally:
             if local.turns:
                 local.turns.unpark()  # busy stays True: the turn is that task's

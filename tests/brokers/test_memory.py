@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from nexios_trio.brokers import Broker, Member, MemoryBroker
+from nexios_trio.brokers import Broker, Draft, Member, MemoryBroker
 from nexios_trio.config import HistoryLimits
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 from nexios_trio.testing.broker_contract import ROOMY, BrokerContract, Recorder, seen, text
@@ -163,6 +163,24 @@ async def test_nobody_is_told_of_leaves_after_the_end(autojump_clock: MockClock)
         broker.leave("g", Member("c", "ann"))
     await trio.sleep(10)
     assert recorder.told() == [("join", "g", "ann")]
+
+
+async def test_other_tasks_run_between_the_publishes_of_a_loop(autojump_clock: MockClock) -> None:
+    async with memory(Recorder()) as broker:
+        steps = 0
+
+        async def count() -> None:
+            nonlocal steps
+            while True:
+                await trio.lowlevel.checkpoint()
+                steps += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            for _ in range(100):
+                await broker.publish("g", Draft("text", "x"), keep=False)
+            nursery.cancel_scope.cancel()
+        assert steps >= 90
 
 
 def test_the_byte_bound_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from trio_websocket import open_websocket_url
 
 from nexios_trio import (
     Limits,
@@ -22,7 +21,6 @@ from nexios_trio import (
 )
 from nexios_trio.config import Overflow
 from nexios_trio.testing import TestClient
-from nexios_trio.websockets import hub
 from nexios_trio.websockets.groups import Group
 from tests.lanes import Lane
 
@@ -275,40 +273,6 @@ async def test_one_who_leaves_while_a_message_is_handed_out_gets_none_of_it(
         await peers[-1].send_text("go")
         assert [await peer.receive_text() for peer in peers] == ["x", "x", "end"]
         assert groups[0].statistics().delivered == 2
-
-
-@pytest.mark.parametrize("members", [0, 1])
-async def test_other_tasks_run_between_the_sends_of_a_loop(nexios_server: Any, members: int) -> None:
-    app = NexiosApp()
-
-    @app.ws_route("/")
-    async def member(ws: WebSocket) -> None:
-        await ws.accept()
-        async with ws.join("room"):
-            await ws.send_text("in")
-            await ws.receive_text()
-
-    steps = 0
-
-    async def count() -> None:
-        nonlocal steps
-        while True:
-            await trio.lowlevel.checkpoint()
-            steps += 1
-
-    server = await nexios_server(app)
-    async with AsyncExitStack() as stack:
-        peers = [await stack.enter_async_context(open_websocket_url(server.url)) for _ in range(members)]
-        for peer in peers:
-            await peer.get_message()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count)
-            for number in range(200):  # no more than an outbox holds
-                await app.channels.send("room", str(number))
-            nursery.cancel_scope.cancel()
-        assert steps > 200 * hub.MESSAGE_WORK / hub.REST_EVERY / 2
-        for peer in peers:
-            assert [await peer.get_message() for _ in range(200)] == [str(n) for n in range(200)]
 
 
 async def join_error(when: str, name: Any = "room", **options: Any) -> Exception:
