@@ -23,6 +23,7 @@ __all__ = [
     "AuthenticationError",
     "BrokerCommandError",
     "BrokerError",
+    "BrokerOverloaded",
     "BrokerRefused",
     "BrokerUnavailable",
     "ConcurrentReceiveError",
@@ -250,12 +251,6 @@ class BrokerError(NexiosTrioError):
         self.problem = problem
         super().__init__(f"{address}: {problem}")
 
-    @property
-    def passing(self) -> bool:
-        """Whether it is the state that the engine is in, so that the same may be done later.
-        Unhandled, such an error closes with 1013 (try again later) and is one line of the log."""
-        return False
-
 
 class BrokerUnavailable(BrokerError):
     """The engine cannot be reached, or did not answer in time.
@@ -267,10 +262,7 @@ class BrokerUnavailable(BrokerError):
     again with the same ``message_id`` is delivered once.
     """
 
-    @property
-    def passing(self) -> bool:
-        """See `BrokerError.passing`."""
-        return True
+    close_code: ClassVar[int] = 1013
 
     def __init__(self, address: str, problem: str, *, uncertain: bool = False) -> None:
         self.uncertain = uncertain
@@ -284,18 +276,19 @@ class BrokerRefused(BrokerError):
 
 class BrokerCommandError(BrokerError):
     """The engine answered a command with an error, such as being out of memory; ``code`` is its first word
-    (``OOM``, ``NOPERM``). Nothing was done. Unhandled, it closes with 1011; one that is `passing` ends as
-    `BrokerUnavailable` does."""
+    (``OOM``, ``NOPERM``). Nothing was done."""
 
     def __init__(self, address: str, code: str, problem: str) -> None:
         self.code = code
         super().__init__(address, problem)
 
-    @property
-    def passing(self) -> bool:
-        """See `BrokerError.passing`: its memory is full (``OOM``), it cannot write to its disk (``MISCONF``),
-        has too few replicas (``NOREPLICAS``), or runs a script for long (``BUSY``)."""
-        return self.code in ("OOM", "MISCONF", "NOREPLICAS", "BUSY")
+
+class BrokerOverloaded(BrokerCommandError):
+    """The engine would do no command of this kind now: its memory is full (``OOM``), it cannot write to its
+    disk (``MISCONF``), has too few replicas (``NOREPLICAS``), or runs a script for long (``BUSY``).
+    Unhandled, it ends a connection as `BrokerUnavailable` does."""
+
+    close_code: ClassVar[int] = 1013
 
 
 class WebSocketDisconnect(NexiosTrioError):

@@ -14,7 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from nexios_trio.brokers.base import Message
-from nexios_trio.exceptions import BrokerError, LimitError, WrongTypeError, WrongValueError
+from nexios_trio.exceptions import (
+    BrokerError,
+    BrokerOverloaded,
+    BrokerUnavailable,
+    LimitError,
+    WrongTypeError,
+    WrongValueError,
+)
 from nexios_trio.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["Sender", "publish_endpoint"]
@@ -112,10 +119,10 @@ async def _respond(request: Request, sender: Sender, digests: tuple[bytes, ...],
         message = await sender.send(
             order.group, order.content(), save_history=order.save_history, message_id=order.message_id
         )
-    except BrokerError as error:
-        if not error.passing:
-            raise
+    except (BrokerUnavailable, BrokerOverloaded):
         return _problem(503, "the broker is not available", {"retry-after": "5"})
+    except BrokerError:
+        raise
     except (msgspec.MsgspecError, ValueError, LimitError, WrongTypeError, WrongValueError) as error:
         return _problem(400, str(error))
     position = message.position

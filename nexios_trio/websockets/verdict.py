@@ -13,7 +13,8 @@ from starlette.websockets import WebSocketDisconnect as StarletteDisconnect
 from nexios_trio.exceptions import (
     NO_CREDENTIALS,
     AuthenticationError,
-    BrokerError,
+    BrokerOverloaded,
+    BrokerUnavailable,
     PeerError,
     WebSocketDisconnect,
     WebSocketException,
@@ -62,7 +63,7 @@ class Outcome:
         self.answer: HTTPException | None = None
         self.said: WebSocketException | StarletteException | PeerError | None = None
         self.cancelled = False
-        self.away: BrokerError | None = None
+        self.away: BrokerUnavailable | BrokerOverloaded | None = None
         """Nobody's fault in this process, and nothing that a traceback tells."""
         self.mistakes: list[BaseException] = []
         """Errors that nobody meant: to be logged."""
@@ -71,7 +72,7 @@ class Outcome:
                 self.cancelled = True
             elif isinstance(leaf, WebSocketException | StarletteException | PeerError):
                 self.said = self.said or leaf
-            elif isinstance(leaf, BrokerError) and leaf.passing:
+            elif isinstance(leaf, BrokerUnavailable | BrokerOverloaded):
                 self.away = self.away or leaf
             elif connecting and isinstance(leaf, HTTPException):
                 self.answer = self.answer or leaf
@@ -84,7 +85,7 @@ class Outcome:
         if self.mistakes:
             return 1011
         if self.said is None and self.away is not None:
-            return AWAY.code
+            return self.away.close_code
         if isinstance(self.said, PeerError):
             return self.said.close_code
         return self.said.code if self.said is not None else 1000

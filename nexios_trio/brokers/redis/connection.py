@@ -13,7 +13,13 @@ import trio
 from attrs import define, field
 
 from nexios_trio.brokers.redis.address import Address, Credentials
-from nexios_trio.exceptions import BrokerCommandError, BrokerError, BrokerRefused, BrokerUnavailable
+from nexios_trio.exceptions import (
+    BrokerCommandError,
+    BrokerError,
+    BrokerOverloaded,
+    BrokerRefused,
+    BrokerUnavailable,
+)
 
 __all__ = ["Argument", "Command", "Connection", "check_hello", "connect", "greeting", "judge", "pack"]
 
@@ -22,6 +28,7 @@ Command: TypeAlias = Sequence[Argument]
 
 CHUNK: Final = 65536
 OLDEST: Final = (7, 0)
+_OVERLOADED: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS", "BUSY"})
 _AWAY: Final = frozenset({"LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"})
 
 
@@ -46,7 +53,8 @@ def judge(address: str, error: hiredis.ReplyError) -> BrokerError:
         return BrokerRefused(address, _CLUSTER)
     if code in _AWAY:
         return BrokerUnavailable(address, f"cannot serve now ({code})")
-    return BrokerCommandError(address, code, f"answered {text[:200]}")
+    kind = BrokerOverloaded if code in _OVERLOADED else BrokerCommandError
+    return kind(address, code, f"answered {text[:200]}")
 
 
 _CLUSTER: Final = (
