@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,16 @@ if os.environ.get("CI"):
 # and clients that the tests start. What has a handler here is at its default there.
 signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A server that ran in this process leaves signals ignored, since it was to be the last it did."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
