@@ -168,9 +168,11 @@ class Group:
         # No checkpoint since the last look at the history: what came before that was held back.
         self._move_to(history.position)
         self._held, self._following = None, not self._left
+        statistics = self._statistics
+        assert statistics is not None
         for message, parcel in held:
-            if self._take(message, parcel) and self._statistics is not None:
-                self._statistics.delivered += 1
+            sent = self._take(message, parcel)
+            statistics.delivered += sent  # to which `_take` may have added as well
 
     async def _replay(self, history: History) -> bool:
         """Send what was missed; returns whether that had to wait, so that more may have been missed."""

@@ -194,9 +194,8 @@ class Hub:
             return
         if self.instrument is not NULL_INSTRUMENT:
             self.instrument.delivered(message.group, time.time() - message.sent_at)
-        if self.subscriptions:
-            for subscription in tuple(self.subscriptions):
-                subscription.take(message)
+        for subscription in tuple(self.subscriptions):
+            subscription.take(message)
         local = self.groups.get(message.group)
         if local is not None:
             local.statistics.sent += 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,6 @@ from tests.brokers.nodes import PATIENCE, Process, Wire, node
 from tests.brokers.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"{secrets.token_hex(4)}:"
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """One of its own, without an append file, which the test may kill."""
-    server = RedisServer(tmp_path / "redis").start()
-    yield server
-    server.kill()
 
 
 async def fill(broker: RedisBroker, group: str, numbers: range) -> list[Message]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,19 +24,6 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def event(**others: object) -> bytes:
     member = {"connection": "c", "user": "u", "metadata": "{}", "joined_at": 1, "id": "i", **others}
     return json.dumps({"type": "presence.join", "version": 1, "epoch": "e", "member": member}).encode()
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"{secrets.token_hex(4)}:"
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """One of its own."""
-    server = RedisServer(tmp_path / "redis").start()
-    yield server
-    server.kill()
 
 
 @pytest.mark.parametrize(
