@@ -158,7 +158,7 @@ async def test_while_redis_is_full_clients_are_told_to_come_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = RedisServer(tmp_path / "redis", "maxmemory 1").start()
-    app = NexiosApp(broker=server.url)
+    app = NexiosApp(broker=f"{server.url}?timeout=1")  # for which the start waits for orders
 
     @app.ws_route("/")
     async def send(ws: WebSocket) -> None:
