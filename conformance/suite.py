@@ -26,8 +26,11 @@ from twisted.internet import reactor
 
 PACKAGE = Path(str(importlib.metadata.distribution("autobahntestsuite").locate_file("autobahntestsuite")))
 
-CONNECT_TIMEOUT = 5
+CONNECT_TIMEOUT = 20
 """Seconds for TCP to connect."""
+PATIENCE = 20
+"""How many times longer than in the suite a case waits before it gives up, and how many seconds a closing
+handshake may take: half a second, as there, is less than a busy machine can stand still."""
 
 ADAPTED = [
     (r"^(\s*)print (.+)$", r"\1print(\2)"),
@@ -121,7 +124,7 @@ class Fuzzer(WebSocketClientProtocol):  # type: ignore[misc]
         self.later(delay, call)
 
     def killAfter(self, delay: float) -> None:
-        self.later(delay, self._fail_connection)
+        self.later(PATIENCE * delay, self._fail_connection)
 
     def closeAfter(self, delay: float) -> None:
         self.later(delay, self.sendClose)
@@ -150,7 +153,9 @@ class Suite(WebSocketClientFactory):  # type: ignore[misc]
 
     def __init__(self, url: str, cases: dict[str, Any], limit: float) -> None:
         super().__init__(url)
-        self.setProtocolOptions(failByDrop=False)
+        self.setProtocolOptions(
+            failByDrop=False, closeHandshakeTimeout=PATIENCE, serverConnectionDropTimeout=PATIENCE
+        )
         self.logFrames = True
         self.waiting = list(cases.items())[::-1]
         self.limit = limit
