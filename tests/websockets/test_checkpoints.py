@@ -132,7 +132,8 @@ async def test_over_a_socket_every_step_of_a_handler_can_be_cancelled(
             assert await neighbour.receive() == "still there?"
         watch.check()
         struck += interrupter.struck
-    assert struck >= (5 if lane.name == "engine" else 15)  # a send that the kernel takes is one step
+    # On the engine neither a send that the kernel takes nor a message that has come already is a step.
+    assert struck >= (3 if lane.name == "engine" else 15)
     assert _tasks() == before
 
 
