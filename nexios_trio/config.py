@@ -33,6 +33,11 @@ def _positive(_instance: Any, attribute: Any, value: Any) -> None:
         raise WrongValueError(f"{attribute.name} is at least 1, not {value!r}")
 
 
+def _flag(_instance: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise WrongTypeError(f"{attribute.name} is True or False, not {value!r}")
+
+
 def _bound(instance: Any, attribute: Any, value: Any) -> None:
     if value is not None:
         _positive(instance, attribute, value)
@@ -161,7 +166,8 @@ def _rate_or_none(rate: Rate | str | None) -> Rate | None:
 class Limits:
     """Bounds that hold before anybody configures them; ``None`` takes one away (``math.inf`` for times).
 
-    What is counted is this process's. Sizes are bytes; text in queues counts a character as one.
+    What is counted is this process's, but for `connections_per_user_shared`. Sizes are bytes; text in queues
+    counts a character as one.
     """
 
     # The opening handshake
@@ -172,6 +178,9 @@ class Limits:
     connections_per_user: int | None = field(default=100, validator=_bound)
     """Connections of one user at a time, once `WebSocket.identify` or ``authenticate=`` has named him; one
     more gets HTTP 429, or 1008 after accept."""
+    connections_per_user_shared: bool = field(default=False, validator=_flag)
+    """Count those of all servers that share the app's broker, at the price of a question to it per handshake
+    of a user. While it cannot be asked, each server counts its own."""
     handshakes_per_address: Rate | None = field(default=Rate(100, burst=1_000), converter=_rate_or_none)
     """Opening handshakes of one client address (IPv6: /64); one too early gets HTTP 429 with Retry-After."""
     header_bytes: int | None = field(default=16 << 10, validator=_bound)
@@ -209,6 +218,10 @@ class Limits:
     """Groups that one connection is in at a time; joining one more raises `LimitError`, unhandled 1008."""
     group_name_length: int = field(default=200, validator=_positive)
     """Characters of a group's name; using a longer one raises `LimitError`, unhandled 1008."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.connections_per_user_shared and self.connections_per_user is None:
+            raise WrongValueError("connections_per_user_shared needs a number of connections_per_user")
 
     @classmethod
     def none(cls) -> Limits:

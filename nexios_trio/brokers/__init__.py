@@ -4,12 +4,14 @@ from typing import Final
 
 from nexios_trio.brokers.base import (
     Broker,
+    Charge,
     Draft,
     History,
     Member,
     Message,
     Position,
     PresenceEvent,
+    Quotas,
     Receiver,
 )
 from nexios_trio.brokers.memory import MemoryBroker
@@ -22,6 +24,7 @@ REDIS_SCHEMES: Final = frozenset(
 __all__ = [
     "REDIS_SCHEMES",
     "Broker",
+    "Charge",
     "Draft",
     "History",
     "Member",
@@ -29,5 +32,6 @@ __all__ = [
     "Message",
     "Position",
     "PresenceEvent",
+    "Quotas",
     "Receiver",
 ]

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from attrs import Factory, field, frozen
 
+from nexios_trio.config import Rate
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
 __all__ = [
     "Broker",
+    "Charge",
     "Draft",
     "History",
     "Kind",
@@ -25,6 +27,7 @@ __all__ = [
     "Message",
     "Position",
     "PresenceEvent",
+    "Quotas",
     "Receiver",
 ]
 
@@ -166,6 +169,40 @@ class Receiver(Protocol):
         """Messages of this group were lost on the way to this node: members have to resume."""
 
 
+@frozen
+class Charge:
+    """What is to be taken out of one bucket that the nodes share."""
+
+    bucket: str
+    """Its name; full at first, and again once nobody has taken from it for long."""
+    amount: float
+    """0 or more, at most ``rate.burst``."""
+    rate: Rate
+    """The same from all who use this name."""
+
+
+class Quotas(Protocol):
+    """What the nodes of an engine count together.
+
+    The engine being away raises `BrokerUnavailable` within a second or so, and something wrong with its
+    answer another `BrokerError`; then each node's own count stands.
+    """
+
+    async def take(self, charges: Sequence[Charge]) -> Sequence[float]:
+        """Take all of them if all can be had: zeros. Else take none, and give for each the seconds until it
+        could be had. A checkpoint; cancelled, they were taken or not."""
+
+    async def hold(self, name: str, holder: str, most: int) -> bool:
+        """Take one of ``most`` places for ``holder``, who may have it already; False: others have them all.
+
+        Until `release`, or for a lease after this node has died. If it raises, the place is taken as soon
+        as the engine is there, whatever others have. A checkpoint; whoever is cancelled in it releases.
+        """
+
+    def release(self, name: str, holder: str) -> None:
+        """Give a place back; harmless if it is not held. Never blocks, never raises."""
+
+
 class Broker(Protocol):
     """An engine, as one node (one app in one process) sees it.
 
@@ -183,6 +220,10 @@ class Broker(Protocol):
     @property
     def available(self) -> bool:
         """Whether the engine can be reached now: a send gets to all nodes, and theirs to this one."""
+
+    @property
+    def quotas(self) -> Quotas | None:
+        """What the nodes count together; None: each counts for itself."""
 
     def attach(self, receiver: Receiver) -> None:
         """Called once, before anything else."""

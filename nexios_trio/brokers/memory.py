@@ -86,6 +86,10 @@ class MemoryBroker:
         """See `Broker.available`: always."""
         return True
 
+    @property
+    def quotas(self) -> None:
+        """See `Broker.quotas`: there is one node, and its own counts are all."""
+
     def attach(self, receiver: Receiver) -> None:
         """See `Broker.attach`."""
         self._receiver = receiver

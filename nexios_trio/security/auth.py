@@ -336,7 +336,7 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
     if identity is None:
         raise AuthenticationError
     latest = ws._connection.expires_at  # an app inside does not prolong what the outer one has let in
-    _note(ws, identity, required, latest)
+    await _note(ws, identity, required, latest)
     renew = identity.renew
     ws._renewal = None
     if renew is not None:
@@ -353,18 +353,20 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
                 raise AuthenticationError("the new token is another user's")
             if mine > applied:  # a slow check of an older token does not undo a newer one
                 applied = mine
-                _note(ws, fresh, required, latest)
+                await _note(ws, fresh, required, latest)
 
         ws._renewal = renewal
 
 
-def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...], latest: float) -> None:
+async def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...], latest: float) -> None:
     remaining = None if identity.expires is None else identity.expires - time.time()
     if remaining is not None and remaining <= 0:
         raise AuthenticationError("expired")
     check_scopes(identity.auth, required)
     if identity.user_id is not None:
-        ws.identify(identity.user_id)
+        hub = ws._hub()
+        hub.identify(ws._connection, identity.user_id)
+        await hub.claim(ws._connection)
     now = trio.current_time()
     deadline = math.inf if remaining is None else now + remaining
     auth = identity.auth

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
+from uuid import UUID
 
 from attrs import field, frozen
 
+from nexios_trio.brokers.base import Charge
 from nexios_trio.config import Rate
-from nexios_trio.exceptions import WrongTypeError, WrongValueError
+from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.security.buckets import Bucket, BucketTable
 from nexios_trio.security.proxy import address_key
 from nexios_trio.websockets.base import SERVICES, WebSocket
@@ -24,6 +27,8 @@ Per: TypeAlias = Scope | tuple[Scope, ...] | Callable[[WebSocket], Hashable]
 
 _SCOPES: Final = ("connection", "user", "address", "route")
 _ACTIONS: Final = ("delay", "drop", "close")
+LONGEST: Final = 200
+"""Characters of a name that is not shortened."""
 
 
 def _rate(rate: Rate | str | None) -> Rate | None:
@@ -74,6 +79,10 @@ class RateLimit:
     closes."""
     name: str | None = field(default=None, kw_only=True)
     """Limits of the same name and values count together, whatever their routes."""
+    shared: bool = field(default=False, kw_only=True)
+    """Count what comes to all servers that share the app's broker, at the price of a question to it per
+    message that this server would let through. While it cannot be asked, the limit holds for each server by
+    itself. Keys of a function ``per`` are then text, numbers, bytes, UUIDs, or tuples of these."""
 
     def __attrs_post_init__(self) -> None:
         if self.messages is None and self.bytes is None:
@@ -82,6 +91,13 @@ class RateLimit:
             raise WrongValueError(f"a burst of {self.messages.burst:g} lets no message pass; give 1 or more")
         if self.action not in _ACTIONS:
             raise WrongValueError(f'action is "delay", "drop" or "close", not {self.action!r}')
+        if not isinstance(self.shared, bool):
+            raise WrongTypeError(f"shared is True or False, not {self.shared!r}")
+        if self.shared and not callable(self.per) and "connection" in self.per:
+            raise WrongValueError(
+                'a connection is on one server, so there is nothing to share; give per="user", "address", '
+                '"route" or a function of the WebSocket'
+            )
 
     @classmethod
     def of(cls, limit: RateLimit | Rate | str) -> RateLimit:
@@ -100,8 +116,15 @@ class RateLimit:
             own = [None if rate is None else make(rate) for rate in (self.messages, self.bytes)]
             return _Meter(self, own[0], own[1], _one)
         guard: Guard = websocket.scope[SERVICES].guard
-        messages, volume = guard.tables(self, self.name or f"route {websocket._connection.route}")
-        return _Meter(self, messages, volume, _key_of(self.per, websocket))
+        name = self.name or f"route {websocket._connection.route}"
+        broker = websocket._hub().broker
+        if self.shared and broker.shared and broker.quotas is None:
+            raise WrongStateError(
+                "a shared rate limit needs a broker that counts for all servers, such as redis://, not "
+                f"{broker!r}"
+            )
+        messages, volume = guard.tables(self, name)
+        return _Meter(self, messages, volume, _key_of(self.per, websocket), name)
 
 
 class Counter(Protocol):
@@ -148,6 +171,26 @@ def _key_of(per: Per, ws: WebSocket) -> Callable[[], Hashable]:
     return parts[0] if len(parts) == 1 else lambda: tuple(part() for part in parts)
 
 
+def _bucket(name: str, unit: str, rate: Rate, key: Hashable) -> str:
+    """The same on all servers for limits that count together, and for no others; bounded."""
+    text = f"{name}:{unit}:{rate.amount!r}/{rate.per!r}:{rate.burst!r}:{_stable(key)}"
+    if len(text) <= LONGEST:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+
+
+def _stable(key: Hashable) -> str:
+    """The same in every process."""
+    if isinstance(key, tuple):
+        return f"({','.join(map(_stable, key))})"
+    if key is None or type(key) in (str, int, float, bool, bytes, UUID):
+        return repr(key)
+    raise WrongTypeError(
+        "the key of a shared rate limit is a str, a number, bytes, a UUID, or a tuple of these, not "
+        f"{type(key).__name__}"
+    )
+
+
 class _Meter:
     """See `nexios_trio.websockets.metering.Meter`."""
 
@@ -157,10 +200,12 @@ class _Meter:
         messages: Counter | None,
         volume: Counter | None,
         key: Callable[[], Hashable],
+        name: str = "",
     ) -> None:
         self.action = limit.action
         self.typed = bool(limit.types)
-        self._types = limit.types
+        self._limit = limit
+        self._name = name
         self._counters = (messages, volume)
         self._key = key
 
@@ -178,9 +223,19 @@ class _Meter:
             if key is not None and counter is not None:
                 counter.take(key, amount, now)
 
+    def charges(self, size: int, kind: str | None) -> Sequence[Charge]:
+        if not self._limit.shared or (key := self._key_for(kind)) is None:
+            return ()
+        limit = self._limit
+        return [
+            Charge(_bucket(self._name, unit, rate, key), amount, rate)
+            for unit, rate, amount in (("messages", limit.messages, 1), ("bytes", limit.bytes, size))
+            if rate is not None
+        ]
+
     def _key_for(self, kind: str | None) -> Hashable:
         """None: this limit does not hold for the message."""
         if not self.typed:
             return self._key()
-        key = self._key() if kind in self._types else None
+        key = self._key() if kind in self._limit.types else None
         return None if key is None else (key, kind)

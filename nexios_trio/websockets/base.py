@@ -224,11 +224,14 @@ class WebSocket(HTTPConnection):
 
         ``subprotocol`` must be one of those the client offers; ``headers`` go into the 101 response
         (names are lower-cased; none may start with ``sec-websocket-``, no value may hold a line break).
-        Raises `WrongStateError` on a second call, `WrongValueError` for what may not be sent, and
-        `WebSocketDisconnect` if the client is gone already.
+        Raises `WrongStateError` on a second call, `WrongValueError` for what may not be sent,
+        `WebSocketDisconnect` if the client is gone already, and `LimitError` if `identify` has named a user
+        with too many connections on other servers.
         """
         chosen = encode_subprotocol(subprotocol, self.subprotocols)
         encoded = encode_headers(headers)
+        if self._connection.user_id is not None:
+            await self._hub().claim(self._connection)
         if self._via_send is None:
             await self._transport.accept(chosen, encoded)
         else:
@@ -314,7 +317,7 @@ class WebSocket(HTTPConnection):
                 self._connection.counts["invalid"] += 1
                 await self._answer_invalid(error)
                 continue
-            if self._intake is None or self._intake.passes(data, codec.kind_of(value)):
+            if self._intake is None or await self._intake.passes(data, codec.kind_of(value)):
                 return value
 
     async def _answer_invalid(self, error: PeerError) -> None:
@@ -498,7 +501,7 @@ class WebSocket(HTTPConnection):
         else:
             factory = limit
         if self._intake is None:
-            self._intake = Intake(self._connection)
+            self._intake = Intake(self._connection, self._hub().broker.quotas)
         self._intake.add(factory.meter(self))
 
     async def renew(self, token: str) -> None:
@@ -575,8 +578,12 @@ class WebSocket(HTTPConnection):
         )
 
     def identify(self, user_id: str) -> None:
-        """Note whose connection this is, for ``app.channels.send_to_user`` and ``disconnect_user``."""
-        self._hub().identify(self._connection, user_id)
+        """Note whose connection this is, for ``app.channels.send_to_user`` and ``disconnect_user``.
+
+        Raises `LimitError` if he has ``Limits.connections_per_user`` already. Where that counts all servers,
+        `accept` raises it, and a client that is accepted is closed with 1008. Not a checkpoint.
+        """
+        self._hub().identify_soon(self._connection, user_id)
 
     @property
     def user_id(self) -> str | None:

@@ -15,7 +15,7 @@ import trio
 from attrs import define
 from trio.lowlevel import ParkingLot
 
-from nexios_trio.brokers.base import Broker, Message, Position, PresenceEvent
+from nexios_trio.brokers.base import Broker, Message, Position, PresenceEvent, Quotas
 from nexios_trio.config import Limits, Overflow
 from nexios_trio.exceptions import (
     BrokerError,
@@ -28,6 +28,7 @@ from nexios_trio.exceptions import (
 )
 from nexios_trio.instrument import NULL_INSTRUMENT, Instrument
 from nexios_trio.transports.outbox import Drops, Entry
+from nexios_trio.transports.states import State
 from nexios_trio.websockets.groups import Group
 from nexios_trio.websockets.lifetime import Connection
 from nexios_trio.websockets.orders import ORDERS, Order, obey
@@ -86,6 +87,11 @@ class Hub:
     def __init__(self, broker: Broker, connections: Iterable[Connection], limits: Limits) -> None:
         self.broker = broker
         self.limits = limits
+        if limits.connections_per_user_shared and broker.shared and broker.quotas is None:
+            raise WrongValueError(
+                "connections_per_user_shared needs a broker that counts for all servers, such as redis://, "
+                f"not {broker!r}"
+            )
         self.instrument: Instrument = NULL_INSTRUMENT
         broker.attach(self)
         self.connections = connections
@@ -95,6 +101,8 @@ class Hub:
         self.users: dict[str, dict[Connection, None]] = {}
         self.owners: dict[Connection, str] = {}
         """The other way round."""
+        self._places: dict[Connection, str] = {}
+        """Whose places connections hold, or are asking for, among those that servers share."""
         self.subscriptions: dict[Subscription, None] = {}
         self.node = secrets.token_urlsafe(9)
         """Who we are to the other nodes."""
@@ -290,7 +298,7 @@ class Hub:
             return
         most = self.limits.connections_per_user
         if most is not None and len(self.users.get(user_id, ())) >= most:
-            raise LimitError("connections_per_user", most, "too many connections of this user")
+            raise self._too_many(most)
         if known is not None:
             self._forget_user(connection)
         self.owners[connection] = connection.user_id = user_id
@@ -298,11 +306,61 @@ class Hub:
         if known is None:
             connection.at_end(lambda: self._forget_user(connection))
 
+    def identify_soon(self, connection: Connection, user_id: str) -> None:
+        """`identify`; where servers share a cap, `accept` finds out whether he has too many, and after it a
+        task, which closes with 1008."""
+        self.identify(connection, user_id)
+        if connection.transport.state is State.OPEN and self._lacks_place(connection) is not None:
+            connection.start_soon(self._claim_or_close, connection)
+
+    async def _claim_or_close(self, connection: Connection) -> None:
+        try:
+            await self.claim(connection)
+        except LimitError as error:
+            connection.kick(error.close_code, error.public_reason)
+
+    def _lacks_place(self, connection: Connection) -> Quotas | None:
+        if not self.limits.connections_per_user_shared or connection not in self.owners:
+            return None
+        return self.broker.quotas if self._places.get(connection) != self.owners[connection] else None
+
+    async def claim(self, connection: Connection) -> None:
+        """Take a place of this connection's user, if servers share them. Raises `LimitError` if others have
+        all; while nobody can tell, each server counts its own. A checkpoint if it asks."""
+        quotas, most = self._lacks_place(connection), self.limits.connections_per_user
+        if quotas is None or most is None:
+            return
+        user_id = self._places[connection] = self.owners[connection]
+        held = True
+        try:
+            held = await quotas.hold(user_id, connection.id, most)
+        except BrokerError:
+            pass
+        except BaseException:
+            self._give_back(connection, user_id)
+            raise
+        if not held:
+            del self._places[connection]
+            raise self._too_many(most)
+        if self._places.get(connection) != user_id:  # over, or another's by now
+            quotas.release(user_id, connection.id)
+
+    def _give_back(self, connection: Connection, user_id: str) -> None:
+        if self._places.get(connection) == user_id:
+            del self._places[connection]
+            if self.broker.quotas is not None:
+                self.broker.quotas.release(user_id, connection.id)
+
+    @staticmethod
+    def _too_many(most: int) -> LimitError:
+        return LimitError("connections_per_user", most, "too many connections of this user")
+
     def _forget_user(self, connection: Connection) -> None:
         user_id = self.owners.pop(connection)
         del self.users[user_id][connection]
         if not self.users[user_id]:
             del self.users[user_id]
+        self._give_back(connection, user_id)
 
 
 class Subscription:

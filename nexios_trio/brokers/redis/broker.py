@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import ssl
 import time
@@ -19,6 +20,7 @@ from nexios_trio.brokers.redis.address import Address
 from nexios_trio.brokers.redis.feed import Feed
 from nexios_trio.brokers.redis.link import Link
 from nexios_trio.brokers.redis.presence import Presences
+from nexios_trio.brokers.redis.quotas import RedisQuotas
 from nexios_trio.brokers.redis.scripts import SETUP, Keys, escape
 from nexios_trio.brokers.redis.settings import OnOutage, RedisSettings
 from nexios_trio.brokers.redis.store import PAGE, Store
@@ -93,6 +95,8 @@ class RedisBroker:
             self.address, self.feed, timeout=self.settings.timeout, probe=keys.channel("")
         )
         self.presences = Presences(self.link, self.store, grace=presence_grace, lease=self.settings.lease)
+        self.quotas = RedisQuotas(self.link, self.store, lease=self.settings.lease)
+        """See `Broker.quotas`."""
         self._serving = False
         wait = self.settings.on_outage == "wait"
         self._limit = self.settings.timeout if wait else min(self.settings.timeout, IMPATIENT)
@@ -132,7 +136,7 @@ class RedisBroker:
                     self.subscriber.run,
                     self.feed.fill,
                     self.feed.check,
-                    self.presences.renew,
+                    self._renew,
                     self.presences.sweep,
                 ):
                     nursery.start_soon(task)
@@ -160,6 +164,15 @@ class RedisBroker:
                 self.link.problem,
                 self.settings.on_outage,
             )
+
+    async def _renew(self) -> None:
+        """Renew the leases of what this node holds, until cancelled; what is missing there, is put there."""
+        chance = random.Random()  # noqa: S311 - no secret
+        while True:
+            with trio.move_on_after(self.settings.lease * chance.uniform(0.3, 0.4)):
+                await self.link.wait_up_again()  # what it knew of us may be gone
+            await self.presences.renew_now()
+            await self.quotas.renew_now()
 
     # Outages
 

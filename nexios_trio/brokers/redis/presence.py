@@ -111,16 +111,8 @@ class Presences:
             except BrokerError:
                 pass  # the leases end by themselves
 
-    async def renew(self) -> None:
-        """Renew the leases of this node's members, until cancelled; who is missing there, enters again."""
-        chance = random.Random()  # noqa: S311 - no secret
-        while True:
-            with trio.move_on_after(self._lease * chance.uniform(0.3, 0.4)):
-                await self._link.wait_up_again()  # what it knew of us may be gone
-            await self.renew_now()
-
     async def renew_now(self) -> None:
-        """Renew all leases of this node once."""
+        """Renew the leases of this node's members once; who is missing there, enters again."""
         for group in [*self._own]:
             try:
                 await self._renew_group(group)

@@ -9,7 +9,7 @@ from attrs import Factory, field, frozen
 
 from nexios_trio.brokers.redis.connection import Command
 
-__all__ = ["HISTORY", "MEMBERS", "PRESENCE", "PUBLISH", "SETUP", "Keys", "Script"]
+__all__ = ["HISTORY", "HOLD", "MEMBERS", "PRESENCE", "PUBLISH", "SETUP", "TAKE", "Keys", "Script"]
 
 
 @frozen
@@ -38,9 +38,11 @@ PUBLISH = Script.load("publish")
 HISTORY = Script.load("history")
 PRESENCE = Script.load("presence")
 MEMBERS = Script.load("members")
+TAKE = Script.load("take")
+HOLD = Script.load("hold")
 
 SETUP: tuple[Command, ...] = tuple(
-    ("SCRIPT", "LOAD", script.source) for script in (PUBLISH, HISTORY, PRESENCE, MEMBERS)
+    ("SCRIPT", "LOAD", script.source) for script in (PUBLISH, HISTORY, PRESENCE, MEMBERS, TAKE, HOLD)
 )
 
 
@@ -65,6 +67,14 @@ class Keys:
         the key is another group's."""
         escaped = name.replace("%", "%25").replace("}", "%7D")
         return f"{self.channel(group)}:i:{escaped}"
+
+    def bucket(self, name: str) -> str:
+        """What has been taken by a rate limit that nodes share."""
+        return f"{self.prefix}bucket:{name}"
+
+    def places(self, name: str) -> str:
+        """Who holds the places that nodes share."""
+        return f"{self.prefix}places:{name}"
 
     def group(self, channel: str) -> str:
         """The other way round."""
