@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "connections": 10_000,
     "connections_per_address": 1_000,
     "connections_per_user": 100,
+    "connections_per_user_shared": False,
     "handshakes_per_address": Rate(100, burst=1_000),
     "header_bytes": 16 * 1024,
     "query_bytes": 4 * 1024,
