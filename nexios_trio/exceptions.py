@@ -77,12 +77,6 @@ class RoutingError(UsageError, ValueError):
 class ConcurrentReceiveError(UsageError):
     """Two tasks wait for the next message of one connection."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "another task is already waiting for the next message of this connection; receive in one task "
-            "and hand messages on, for example through trio.open_memory_channel()"
-        )
-
 
 class PeerError(NexiosTrioError):
     """The client sent a message that the handler cannot take.

@@ -4,7 +4,6 @@ from typing import Final
 
 from nexios_trio.brokers.base import (
     Broker,
-    Charge,
     Draft,
     History,
     Member,
@@ -24,7 +23,6 @@ REDIS_SCHEMES: Final = frozenset(
 __all__ = [
     "REDIS_SCHEMES",
     "Broker",
-    "Charge",
     "Draft",
     "History",
     "Member",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -19,7 +19,6 @@ from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
 __all__ = [
     "Broker",
-    "Charge",
     "Draft",
     "History",
     "Kind",
@@ -169,34 +168,22 @@ class Receiver(Protocol):
         """Messages of this group were lost on the way to this node: members have to resume."""
 
 
-@frozen
-class Charge:
-    """What is to be taken out of one bucket that the nodes share."""
-
-    bucket: str
-    """Its name; full at first, and again once nobody has taken from it for long."""
-    amount: float
-    """0 or more, at most ``rate.burst``."""
-    rate: Rate
-    """The same from all who use this name."""
-
-
 class Quotas(Protocol):
-    """What the nodes of an engine count together.
+    """What the nodes of an engine count together."""
 
-    The engine being away raises `BrokerUnavailable` within a second or so, and something wrong with its
-    answer another `BrokerError`; then each node's own count stands.
-    """
+    def charge(self, bucket: str, amount: float, rate: Rate, told: Callable[[float], None]) -> None:
+        """Add what was taken on this node to a bucket that the nodes share, and that ``rate`` empties.
 
-    async def take(self, charges: Sequence[Charge]) -> Sequence[float]:
-        """Take all of them if all can be had: zeros. Else take none, and give for each the seconds until it
-        could be had. A checkpoint; cancelled, they were taken or not."""
+        ``told(owed)`` is called soon, with what is owed to it after that, taken on all nodes; not at all if
+        the engine is away, and then nobody hears of it. Never blocks, never raises.
+        """
 
     async def hold(self, name: str, holder: str, most: int) -> bool:
         """Take one of ``most`` places for ``holder``, who may have it already; False: others have them all.
 
-        Until `release`, or for a lease after this node has died. If it raises, the place is taken as soon
-        as the engine is there, whatever others have. A checkpoint; whoever is cancelled in it releases.
+        Until `release`, or for a lease after this node has died. A checkpoint; whoever is cancelled in it
+        releases. Raises `BrokerError` within a second or so if nobody can tell; then the place is taken as
+        soon as the engine is there, whatever others have.
         """
 
     def release(self, name: str, holder: str) -> None:

@@ -12,7 +12,16 @@ from typing import Final
 import trio
 from attrs import define, field, frozen
 
-from nexios_trio.brokers.base import Draft, History, Member, Message, Position, PresenceEvent, Receiver
+from nexios_trio.brokers.base import (
+    Draft,
+    History,
+    Member,
+    Message,
+    Position,
+    PresenceEvent,
+    Quotas,
+    Receiver,
+)
 from nexios_trio.config import HistoryLimits
 from nexios_trio.exceptions import WrongTypeError, WrongValueError
 
@@ -87,8 +96,9 @@ class MemoryBroker:
         return True
 
     @property
-    def quotas(self) -> None:
+    def quotas(self) -> Quotas | None:
         """See `Broker.quotas`: there is one node, and its own counts are all."""
+        return None
 
     def attach(self, receiver: Receiver) -> None:
         """See `Broker.attach`."""

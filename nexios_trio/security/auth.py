@@ -359,14 +359,14 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
 
 
 async def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...], latest: float) -> None:
-    remaining = None if identity.expires is None else identity.expires - time.time()
-    if remaining is not None and remaining <= 0:
-        raise AuthenticationError("expired")
     check_scopes(identity.auth, required)
     if identity.user_id is not None:
         hub = ws._hub()
         hub.identify(ws._connection, identity.user_id)
         await hub.claim(ws._connection)
+    remaining = None if identity.expires is None else identity.expires - time.time()
+    if remaining is not None and remaining <= 0:
+        raise AuthenticationError("expired")
     now = trio.current_time()
     deadline = math.inf if remaining is None else now + remaining
     auth = identity.auth

@@ -225,6 +225,11 @@ class BucketTable:
         self._used(key, node, after, now)
         return wait
 
+    def owe(self, key: Hashable, debt: float, now: float) -> None:
+        """Notes what is owed, by whoever has taken it: maybe more than the burst."""
+        if debt > 0.0:
+            self._used(key, self._nodes.get(key), (debt, now), now)
+
     def _used(self, key: Hashable, node: _Node | None, after: tuple[float, float] | None, now: float) -> None:
         """Keeps what the bucket is ``after`` the call (None: as before), as the newest; moves the hand on."""
         if node is not None:

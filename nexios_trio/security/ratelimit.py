@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 from uuid import UUID
 
+import trio
 from attrs import field, frozen
 
-from nexios_trio.brokers.base import Charge
+from nexios_trio.brokers.base import Quotas
 from nexios_trio.config import Rate
 from nexios_trio.exceptions import WrongStateError, WrongTypeError, WrongValueError
 from nexios_trio.security.buckets import Bucket, BucketTable
@@ -80,9 +82,9 @@ class RateLimit:
     name: str | None = field(default=None, kw_only=True)
     """Limits of the same name and values count together, whatever their routes."""
     shared: bool = field(default=False, kw_only=True)
-    """Count what comes to all servers that share the app's broker, at the price of a question to it per
-    message that this server would let through. While it cannot be asked, the limit holds for each server by
-    itself. Keys of a function ``per`` are then text, numbers, bytes, UUIDs, or tuples of these."""
+    """Count what comes to all servers that share the app's broker; needs a ``name``. Each server decides by
+    what it knows, and hears a moment later what the others have let through. A function ``per`` gives text,
+    numbers, bytes, UUIDs, or tuples of these, and is known by the ``name`` alone."""
 
     def __attrs_post_init__(self) -> None:
         if self.messages is None and self.bytes is None:
@@ -98,6 +100,8 @@ class RateLimit:
                 'a connection is on one server, so there is nothing to share; give per="user", "address", '
                 '"route" or a function of the WebSocket'
             )
+        if self.shared and self.name is None:
+            raise WrongValueError('a shared rate limit is known to all servers by its name; give name="..."')
 
     @classmethod
     def of(cls, limit: RateLimit | Rate | str) -> RateLimit:
@@ -116,15 +120,30 @@ class RateLimit:
             own = [None if rate is None else make(rate) for rate in (self.messages, self.bytes)]
             return _Meter(self, own[0], own[1], _one)
         guard: Guard = websocket.scope[SERVICES].guard
-        name = self.name or f"route {websocket._connection.route}"
+        tables = guard.tables(self, self.name or f"route {websocket._connection.route}")
         broker = websocket._hub().broker
-        if self.shared and broker.shared and broker.quotas is None:
+        if not self.shared or not broker.shared:
+            return _Meter(self, *tables, _key_of(self.per, websocket))
+        if broker.quotas is None:
             raise WrongStateError(
                 "a shared rate limit needs a broker that counts for all servers, such as redis://, not "
                 f"{broker!r}"
             )
-        messages, volume = guard.tables(self, name)
-        return _Meter(self, messages, volume, _key_of(self.per, websocket), name)
+        messages, volume = (
+            None
+            if table is None or rate is None
+            else _Shared(table, rate, f"{self._title}:{unit}", broker.quotas)
+            for table, rate, unit in zip(
+                tables, (self.messages, self.bytes), ("messages", "bytes"), strict=True
+            )
+        )
+        return _Meter(self, messages, volume, _key_of(self.per, websocket))
+
+    @property
+    def _title(self) -> str:
+        """The same for equal limits on all servers, as far as a function can be told."""
+        per = "function" if callable(self.per) else "+".join(self.per)
+        return f"{self.name}:{per}:{','.join(sorted(self.types))}:{self.action}"
 
 
 class Counter(Protocol):
@@ -171,20 +190,40 @@ def _key_of(per: Per, ws: WebSocket) -> Callable[[], Hashable]:
     return parts[0] if len(parts) == 1 else lambda: tuple(part() for part in parts)
 
 
-def _bucket(name: str, unit: str, rate: Rate, key: Hashable) -> str:
-    """The same on all servers for limits that count together, and for no others; bounded."""
-    text = f"{name}:{unit}:{rate.amount!r}/{rate.per!r}:{rate.burst!r}:{_stable(key)}"
-    if len(text) <= LONGEST:
-        return text
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+class _Shared:
+    """A table that hears what other servers have let through, and lets them hear what it has."""
+
+    __slots__ = ("_name", "_quotas", "_rate", "_table")
+
+    def __init__(self, table: BucketTable, rate: Rate, name: str, quotas: Quotas) -> None:
+        self._table = table
+        self._rate = rate
+        self._name = f"{name}:{float(rate.amount)}/{float(rate.per)}:{float(rate.burst)}"
+        self._quotas = quotas
+
+    def wait(self, key: Hashable, amount: float, now: float) -> float:
+        return self._table.wait(key, amount, now)
+
+    def take(self, key: Hashable, amount: float, now: float) -> bool:
+        bucket = f"{self._name}:{_stable(key)}"
+        if not self._table.take(key, amount, now):
+            return False
+        if amount > 0:
+            if len(bucket) > LONGEST:
+                bucket = hashlib.blake2b(bucket.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+            self._quotas.charge(bucket, amount, self._rate, partial(self._told, key))
+        return True
+
+    def _told(self, key: Hashable, owed: float) -> None:
+        self._table.owe(key, owed, trio.current_time())
 
 
 def _stable(key: Hashable) -> str:
     """The same in every process."""
     if isinstance(key, tuple):
         return f"({','.join(map(_stable, key))})"
-    if key is None or type(key) in (str, int, float, bool, bytes, UUID):
-        return repr(key)
+    if key is None or isinstance(key, str | int | float | bytes | UUID):
+        return str.__repr__(key) if isinstance(key, str) else repr(key)
     raise WrongTypeError(
         "the key of a shared rate limit is a str, a number, bytes, a UUID, or a tuple of these, not "
         f"{type(key).__name__}"
@@ -200,12 +239,10 @@ class _Meter:
         messages: Counter | None,
         volume: Counter | None,
         key: Callable[[], Hashable],
-        name: str = "",
     ) -> None:
         self.action = limit.action
         self.typed = bool(limit.types)
-        self._limit = limit
-        self._name = name
+        self._types = limit.types
         self._counters = (messages, volume)
         self._key = key
 
@@ -223,19 +260,9 @@ class _Meter:
             if key is not None and counter is not None:
                 counter.take(key, amount, now)
 
-    def charges(self, size: int, kind: str | None) -> Sequence[Charge]:
-        if not self._limit.shared or (key := self._key_for(kind)) is None:
-            return ()
-        limit = self._limit
-        return [
-            Charge(_bucket(self._name, unit, rate, key), amount, rate)
-            for unit, rate, amount in (("messages", limit.messages, 1), ("bytes", limit.bytes, size))
-            if rate is not None
-        ]
-
     def _key_for(self, kind: str | None) -> Hashable:
         """None: this limit does not hold for the message."""
         if not self.typed:
             return self._key()
-        key = self._key() if kind in self._limit.types else None
+        key = self._key() if kind in self._types else None
         return None if key is None else (key, kind)

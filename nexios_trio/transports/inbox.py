@@ -157,7 +157,10 @@ class Inbox:
                 if self._end is not None:
                     raise self._end()
                 if self._getter is not None:
-                    raise ConcurrentReceiveError
+                    raise ConcurrentReceiveError(
+                        "another task is already waiting for the next message of this connection; receive "
+                        "in one task and hand messages on, for example through trio.open_memory_channel()"
+                    )
                 self._getter = current_task()
                 if self._trap is None:
                     self._trap = _trap(self._abort)

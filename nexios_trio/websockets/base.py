@@ -236,6 +236,8 @@ class WebSocket(HTTPConnection):
             await self._transport.accept(chosen, encoded)
         else:
             await self._out({"type": "websocket.accept", "subprotocol": chosen, "headers": encoded})
+        if self._connection.user_id is not None:  # who may have become known while that went out
+            self._hub().claim_soon(self._connection)
 
     async def reject(
         self,
@@ -317,7 +319,7 @@ class WebSocket(HTTPConnection):
                 self._connection.counts["invalid"] += 1
                 await self._answer_invalid(error)
                 continue
-            if self._intake is None or await self._intake.passes(data, codec.kind_of(value)):
+            if self._intake is None or self._intake.passes(data, codec.kind_of(value)):
                 return value
 
     async def _answer_invalid(self, error: PeerError) -> None:
@@ -501,7 +503,7 @@ class WebSocket(HTTPConnection):
         else:
             factory = limit
         if self._intake is None:
-            self._intake = Intake(self._connection, self._hub().broker.quotas)
+            self._intake = Intake(self._connection)
         self._intake.add(factory.meter(self))
 
     async def renew(self, token: str) -> None:
@@ -583,7 +585,9 @@ class WebSocket(HTTPConnection):
         Raises `LimitError` if he has ``Limits.connections_per_user`` already. Where that counts all servers,
         `accept` raises it, and a client that is accepted is closed with 1008. Not a checkpoint.
         """
-        self._hub().identify_soon(self._connection, user_id)
+        hub = self._hub()
+        hub.identify(self._connection, user_id)
+        hub.claim_soon(self._connection)
 
     @property
     def user_id(self) -> str | None:

@@ -15,7 +15,7 @@ import trio
 from attrs import define
 from trio.lowlevel import ParkingLot
 
-from nexios_trio.brokers.base import Broker, Message, Position, PresenceEvent, Quotas
+from nexios_trio.brokers.base import Broker, Message, Position, PresenceEvent
 from nexios_trio.config import Limits, Overflow
 from nexios_trio.exceptions import (
     BrokerError,
@@ -87,7 +87,8 @@ class Hub:
     def __init__(self, broker: Broker, connections: Iterable[Connection], limits: Limits) -> None:
         self.broker = broker
         self.limits = limits
-        if limits.connections_per_user_shared and broker.shared and broker.quotas is None:
+        self._shares_places = limits.connections_per_user_shared and broker.shared
+        if self._shares_places and broker.quotas is None:
             raise WrongValueError(
                 "connections_per_user_shared needs a broker that counts for all servers, such as redis://, "
                 f"not {broker!r}"
@@ -306,44 +307,42 @@ class Hub:
         if known is None:
             connection.at_end(lambda: self._forget_user(connection))
 
-    def identify_soon(self, connection: Connection, user_id: str) -> None:
-        """`identify`; where servers share a cap, `accept` finds out whether he has too many, and after it a
-        task, which closes with 1008."""
-        self.identify(connection, user_id)
-        if connection.transport.state is State.OPEN and self._lacks_place(connection) is not None:
+    def claim_soon(self, connection: Connection) -> None:
+        """`claim`, by a task of an accepted connection, which closes it with 1008 if he has too many."""
+        if connection.transport.state is State.OPEN and self._lacks_place(connection):
             connection.start_soon(self._claim_or_close, connection)
 
     async def _claim_or_close(self, connection: Connection) -> None:
         try:
             await self.claim(connection)
         except LimitError as error:
+            connection.counts["closed.LimitError"] += 1
             connection.kick(error.close_code, error.public_reason)
 
-    def _lacks_place(self, connection: Connection) -> Quotas | None:
-        if not self.limits.connections_per_user_shared or connection not in self.owners:
-            return None
-        return self.broker.quotas if self._places.get(connection) != self.owners[connection] else None
+    def _lacks_place(self, connection: Connection) -> bool:
+        owner = self.owners.get(connection)
+        return self._shares_places and owner is not None and self._places.get(connection) != owner
 
     async def claim(self, connection: Connection) -> None:
         """Take a place of this connection's user, if servers share them. Raises `LimitError` if others have
         all; while nobody can tell, each server counts its own. A checkpoint if it asks."""
-        quotas, most = self._lacks_place(connection), self.limits.connections_per_user
-        if quotas is None or most is None:
-            return
-        user_id = self._places[connection] = self.owners[connection]
-        held = True
-        try:
-            held = await quotas.hold(user_id, connection.id, most)
-        except BrokerError:
-            pass
-        except BaseException:
-            self._give_back(connection, user_id)
-            raise
-        if not held:
-            del self._places[connection]
-            raise self._too_many(most)
-        if self._places.get(connection) != user_id:  # over, or another's by now
-            quotas.release(user_id, connection.id)
+        quotas, most = self.broker.quotas, self.limits.connections_per_user
+        while self._lacks_place(connection) and quotas is not None and most is not None:
+            user_id = self._places[connection] = self.owners[connection]
+            held = True
+            try:
+                held = await quotas.hold(user_id, connection.id, most)
+            except BrokerError:
+                pass
+            except BaseException:
+                self._places.pop(connection, None)
+                quotas.release(user_id, connection.id)
+                raise
+            if self._places.get(connection) != user_id:  # over, or another's by now
+                quotas.release(user_id, connection.id)
+            elif not held:
+                del self._places[connection]
+                raise self._too_many(most)
 
     def _give_back(self, connection: Connection, user_id: str) -> None:
         if self._places.get(connection) == user_id:

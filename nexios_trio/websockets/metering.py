@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import trio
-from attrs import define, evolve, field, frozen
-
-from nexios_trio.brokers.base import Charge, Quotas
-from nexios_trio.exceptions import BrokerError, ConcurrentReceiveError
+from attrs import frozen
 
 if TYPE_CHECKING:
     from nexios_trio.websockets.lifetime import Connection
@@ -33,9 +29,6 @@ class Meter(Protocol):
     def count(self, size: int, kind: str | None, now: float) -> None:
         """The message passes, and counts from now on."""
 
-    def charges(self, size: int, kind: str | None) -> Sequence[Charge]:
-        """What the message costs in buckets that servers share; nothing, if this limit is not shared."""
-
 
 class MeterFactory(Protocol):
     """A rate limit that has not met a connection yet."""
@@ -47,18 +40,9 @@ class MeterFactory(Protocol):
 @frozen
 class _Held:
     data: str | bytes
-    until: float = -math.inf
+    until: float
     """When to ask again."""
     kind: str | None = None
-
-
-@define(eq=False)
-class _Stage:
-    """Limits, and the message that waits for them."""
-
-    meters: list[Meter] = field(factory=list)
-    held: _Held | None = None
-    """A call that is cancelled leaves it here."""
 
 
 class Intake:
@@ -68,106 +52,87 @@ class Intake:
     those that do act behind the middleware, where messages are read as JSON.
     """
 
-    def __init__(self, connection: Connection, quotas: Quotas | None) -> None:
-        """Puts itself in front of the connection's inbox. ``quotas``: who keeps the buckets of limits that
-        servers share; while they cannot be asked, a limit holds for this server alone."""
+    def __init__(self, connection: Connection) -> None:
+        """Puts itself in front of the connection's inbox."""
         self._connection = connection
-        self._quotas = quotas
         self._take = connection.transport.take
         connection.transport.take = self.next
-        self._plain, self._typed = _Stage(), _Stage()
+        self._plain: list[Meter] = []
+        self._typed: list[Meter] = []
+        self._held: _Held | None = None
+        """Taken, and waiting; a cancelled `next` leaves it here."""
+        self._held_for_type: _Held | None = None
         self._judged = False
         """Whether the message given out last has waited because of its type."""
-        self._busy = False
-        """Whether somebody waits for a message that is held."""
 
     def add(self, meter: Meter) -> None:
         """Hold the client to one more limit."""
-        (self._typed if meter.typed else self._plain).meters.append(meter)
+        (self._typed if meter.typed else self._plain).append(meter)
 
     async def next(self) -> str | bytes:
         """The next message. Raises `WebSocketDisconnect` if a limit closes the connection."""
         while True:
-            held = self._plain.held
-            again = held is not None
-            if held is None:
-                held = _Held(await self._take())
-            if await self._admit(self._plain, held, again=again):
-                return held.data
+            held = self._held
+            if held is not None:
+                await self._wait_until(held.until)
+                if self._held is not held:
+                    continue
+                self._held = None
+            data = await self._take() if held is None else held.data
+            wait = self._judge(self._plain, data, None, again=held is not None)
+            if wait == 0:
+                return data
+            if wait is not None:
+                self._held = _Held(data, trio.current_time() + wait)
 
     @property
     def holds(self) -> bool:
         """Whether `held` has a message."""
-        return self._typed.held is not None
+        return self._held_for_type is not None
 
     async def held(self) -> str | bytes:
         """The message that `passes` has kept, when its time has come; the next one, if the connection ends
         before. Cancelled, it is still kept."""
-        while (held := self._typed.held) is not None:
-            if await self._admit(self._typed, held, again=True):
+        while (held := self._held_for_type) is not None:
+            await self._wait_until(held.until)
+            wait = self._judge(self._typed, held.data, held.kind, again=True)
+            self._held_for_type = None
+            if wait == 0:
                 self._judged = True
                 return held.data
+            if wait is not None:
+                self._held_for_type = _Held(held.data, trio.current_time() + wait, held.kind)
         return await self.next()
 
-    async def passes(self, data: str | bytes, kind: str | None) -> bool:
+    def passes(self, data: str | bytes, kind: str | None) -> bool:
         """Whether a message of this type may be handled now; if not, it was dropped, or is the next one that
-        `held` gives. Cancelled, it is that as well."""
+        `held` gives."""
         judged, self._judged = self._judged, False
-        return judged or await self._admit(self._typed, _Held(data, kind=kind), again=False)
+        if judged:
+            return True
+        wait = self._judge(self._typed, data, kind, again=False)
+        if wait is not None and wait > 0:
+            self._held_for_type = _Held(data, trio.current_time() + wait, kind)
+        return wait == 0
 
     def taken(self) -> None:
         """A message was given out that nobody asks `passes` about."""
         self._judged = False
 
-    async def _admit(self, stage: _Stage, held: _Held, *, again: bool) -> bool:
-        if self._busy:
-            raise ConcurrentReceiveError
-        self._busy, stage.held = True, held
-        try:
-            wait = await self._judge(stage.meters, held, again=again)
-        except Exception:
-            stage.held = None
-            raise
-        finally:
-            self._busy = False
-        stage.held = evolve(held, until=trio.current_time() + wait) if wait else None
-        return wait == 0
-
-    async def _judge(self, meters: list[Meter], held: _Held, *, again: bool) -> float | None:
+    def _judge(
+        self, meters: list[Meter], data: str | bytes, kind: str | None, *, again: bool
+    ) -> float | None:
         """Seconds after which to ask ``again``, None for a message that is dropped. It counts in all meters
         when it passes, and in none before: who leaves while he waits has taken nothing from those who share a
         limit with him."""
-        if held.until > -math.inf:
-            await self._wait_until(held.until)
         if not meters:
             return 0.0
-        data = held.data
         size = len(data)
         if isinstance(data, str) and not data.isascii():
             size = len(data.encode("utf-8", "replace"))
-        now = trio.current_time()
-        wait = self._decide([(meter, meter.wait(size, held.kind, now)) for meter in meters], again=again)
-        if wait != 0:
-            return wait
-        charges = [(meter, charge) for meter in meters for charge in meter.charges(size, held.kind)]
-        if charges and self._quotas is not None:
-            try:
-                waits = await self._quotas.take([charge for _, charge in charges])
-            except BrokerError:
-                pass
-            else:
-                wait = self._decide(zip([meter for meter, _ in charges], waits, strict=True), again=again)
-                if wait != 0:
-                    return wait
-        now = trio.current_time()
+        now, counts, longest = trio.current_time(), self._connection.counts, 0.0
         for meter in meters:
-            meter.count(size, held.kind, now)
-        return 0.0
-
-    def _decide(self, waits: Iterable[tuple[Meter, float]], *, again: bool) -> float | None:
-        """As `_judge`, of what each meter says."""
-        counts, longest = self._connection.counts, 0.0
-        for meter, wait in waits:
+            wait = meter.wait(size, kind, now)
             if wait == math.inf or (wait > 0 and meter.action != "delay"):
                 if meter.action != "drop":
                     counts["rate_limit.close"] += 1
@@ -179,7 +144,10 @@ class Intake:
             # Once the connection is over nobody waits: or who leaves and comes back would be held to no rate.
             counts["rate_limit.drop"] += 1
             return None
-        if longest > 0 and not again:
+        if longest == 0:
+            for meter in meters:
+                meter.count(size, kind, now)
+        elif not again:
             counts["rate_limit.delay"] += 1
         return longest
 

@@ -128,6 +128,7 @@ class RedisBroker:
         self.store.node = secrets.token_urlsafe(6)  # two processes may be copies of one
         self.link.reset()
         self.subscriber.reset()
+        self.quotas.reset()
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -137,6 +138,7 @@ class RedisBroker:
                     self.feed.fill,
                     self.feed.check,
                     self._renew,
+                    self.quotas.run,
                     self.presences.sweep,
                 ):
                     nursery.start_soon(task)

@@ -9,7 +9,7 @@ from attrs import Factory, field, frozen
 
 from nexios_trio.brokers.redis.connection import Command
 
-__all__ = ["HISTORY", "HOLD", "MEMBERS", "PRESENCE", "PUBLISH", "SETUP", "TAKE", "Keys", "Script"]
+__all__ = ["CHARGE", "HISTORY", "HOLD", "MEMBERS", "PRESENCE", "PUBLISH", "SETUP", "Keys", "Script"]
 
 
 @frozen
@@ -38,11 +38,11 @@ PUBLISH = Script.load("publish")
 HISTORY = Script.load("history")
 PRESENCE = Script.load("presence")
 MEMBERS = Script.load("members")
-TAKE = Script.load("take")
+CHARGE = Script.load("charge")
 HOLD = Script.load("hold")
 
 SETUP: tuple[Command, ...] = tuple(
-    ("SCRIPT", "LOAD", script.source) for script in (PUBLISH, HISTORY, PRESENCE, MEMBERS, TAKE, HOLD)
+    ("SCRIPT", "LOAD", script.source) for script in (PUBLISH, HISTORY, PRESENCE, MEMBERS, CHARGE, HOLD)
 )
 
 

@@ -21,10 +21,10 @@ local call = most > 0 and redis.call or redis.pcall
 for i, key in ipairs(KEYS) do
   local who = ARGV[3 + i]
   -- First, since it needs no memory: when that is full, the rest of a script that has written is let through.
-  call('PEXPIRE', key, lease)
+  call('PEXPIRE', key, lease, 'GT') -- other nodes' leases may be longer
   call('ZREMRANGEBYSCORE', key, '-inf', now)
   if most > 0 and not call('ZSCORE', key, who) and call('ZCARD', key) >= most then return 0 end
   call('ZADD', key, now + lease, who)
-  call('PEXPIRE', key, lease)
+  if call('PTTL', key) == -1 then call('PEXPIRE', key, lease) end
 end
 return 1
