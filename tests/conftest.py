@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -14,6 +15,8 @@ from tests.lanes import lane, lane_clock, lane_name, serve, server_lane
 
 __all__ = ["lane", "lane_clock", "lane_name", "serve", "server_lane", "shared_redis"]
 
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""The variable by which coverage tells programs that a test starts what to do."""
 
 if os.environ.get("CI"):
     # Hypothesis' own profile for such machines, with half of its examples: coverage makes each one slow.
@@ -43,6 +46,23 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, str) and len(val) > 200:
         return argname
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is ``untraced`` computes much and runs no line that others do not: coverage, which makes it
+    two or three times slower, does not look at it, nor at the programs that it starts."""
+    tracer = sys.gettrace()
+    if tracer is None or item.get_closest_marker("untraced") is None:
+        return (yield)
+    config = os.environ.pop(COVERAGE, None)
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+        if config is not None:
+            os.environ[COVERAGE] = config
 
 
 @pytest.hookimpl(wrapper=True)

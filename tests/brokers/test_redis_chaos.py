@@ -202,6 +202,7 @@ class Chaos:
 HARMLESS = ["kill_subscribers", "kill_all", "pause", "restart", "kill_server"]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("lossy", [False, True], ids=["kept", "lossy"])
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_client_ends_with_all_messages_in_order_or_was_told(

@@ -826,6 +826,7 @@ def test_dotted_names_exist(page: Page) -> None:
 # The site
 
 
+@pytest.mark.untraced
 def test_the_site_has_every_page_and_fetches_nothing(tmp_path: Path) -> None:
     assert site.build(tmp_path) == 0  # with warnings as errors
     html = tmp_path / "html"

@@ -24,6 +24,7 @@ def short(**options: Any) -> dict[str, Any]:
     return measure(lambda _: None, clients=12, seconds=600, every=1, seed=1, **options)
 
 
+@pytest.mark.untraced
 def test_good_and_bad_clients_leave_nothing_behind_and_see_nothing_wrong() -> None:
     # In so short a run the allocator is still warming up.
     result = short(visits=400, margin=24)
@@ -35,6 +36,7 @@ def test_good_and_bad_clients_leave_nothing_behind_and_see_nothing_wrong() -> No
     assert done["closed with 1013"] > 0
 
 
+@pytest.mark.untraced
 def test_what_leaks_or_logs_errors_is_found() -> None:
     result = short(visits=200, margin=8, app="tests.project.leaky_soak:app", draining=8)
     for fault in ("memory rose", "tasks without clients", "descriptors without", "objects without", "errors"):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 WRONG = """
@@ -32,11 +34,13 @@ def mypy(*files: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *files], capture_output=True, text=True, cwd=cwd)
 
 
+@pytest.mark.untraced
 def test_a_user_s_module_passes_mypy_strict(tmp_path: Path) -> None:
     result = mypy(str(HERE / "sample_user.py"), cwd=tmp_path)
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.untraced
 def test_mistakes_of_type_are_found(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
     result = mypy("wrong.py", cwd=tmp_path)

@@ -371,6 +371,7 @@ ATTACKS: list[Callable[[Scene], Awaitable[None]]] = [
 ]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 async def test_an_attack_is_refused_and_fifty_other_clients_notice_nothing(
     serve: Serve, attack: Callable[[Scene], Awaitable[None]], caplog: pytest.LogCaptureFixture

@@ -360,6 +360,7 @@ def test_the_length_follows_the_buckets_in_debt(calls: list[tuple[int, float, bo
     assert table.evicted == 0
 
 
+@pytest.mark.untraced
 def test_the_length_does_not_grow_with_the_keys_seen() -> None:
     table, longest = BucketTable(Rate(1, burst=1)), 0
     for number in range(100_000):
@@ -570,4 +571,4 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TableMachine.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=60)
-TestTableAgainstTheDefinition = TableMachine.TestCase
+TestTableAgainstTheDefinition = pytest.mark.untraced(TableMachine.TestCase)

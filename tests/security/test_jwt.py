@@ -760,6 +760,7 @@ def test_any_header_raises_nothing_but_our_error(header: Any) -> None:
         outcome(LOOSE, signed({**header, "alg": "HS256"}, claims(sub=MARKER)))
 
 
+@pytest.mark.untraced
 @given(
     st.dictionaries(
         st.sampled_from(["sub", "exp", "nbf", "iat", "aud", "iss", "jti", "scope", MARKER]), json_values

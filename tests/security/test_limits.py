@@ -304,6 +304,7 @@ async def test_so_many_handshakes_of_an_address_in_a_time(lane: Lane, lane_clock
     assert app.guard.counts["handshakes_per_address"] == (2 if lane.name == "memory" else 1)
 
 
+@pytest.mark.untraced
 async def test_a_thousand_handshakes_at_once_by_default(autojump_clock: MockClock) -> None:
     app = NexiosApp()
     statuses: list[int] = []

@@ -1341,6 +1341,7 @@ async def test_a_starlette_app_is_told_the_code_of_the_close(autojump_clock: Moc
 # State
 
 
+@pytest.mark.untraced
 async def test_ten_thousand_addresses_leave_nothing_behind(mock_clock: MockClock) -> None:
     notes = Notes()
     app = NexiosApp(

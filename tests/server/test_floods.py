@@ -82,6 +82,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("path", ["/", "/deaf"])
 @pytest.mark.parametrize(("first", "again"), FLOODS.values(), ids=FLOODS.keys())
 async def test_a_flood_of_frames_keeps_nobody_else_from_being_served(

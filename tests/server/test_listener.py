@@ -102,6 +102,7 @@ def tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("rudely", [False, True], ids=["closing", "resetting"])
 async def test_a_thousand_visitors_leave_no_descriptor_and_no_task_behind(
     rudely: bool, app: NexiosApp

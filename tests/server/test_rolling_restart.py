@@ -163,6 +163,7 @@ async def two_servers(lane: str) -> AsyncIterator[tuple[Balancer, trio.Nursery]]
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("lane_of_servers", ["engine", "hypercorn"])
 async def test_a_rolling_restart_is_1012_for_everybody_and_nothing_else(lane_of_servers: str) -> None:
     async with two_servers(lane_of_servers) as (balancer, nursery):

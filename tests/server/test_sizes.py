@@ -74,6 +74,7 @@ MESSAGES: dict[str, tuple[str | bytes, str | bytes]] = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("size", [LIMIT * 2, 7, 1], ids=["whole", "in sevens", "in ones"])
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("kind", MESSAGES)

@@ -121,6 +121,7 @@ async def test_over_a_socket(nexios_server):
 """
 
 
+@pytest.mark.untraced
 def test_a_project_that_installs_it_finds_both_fixtures(site: Path, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
     (tmp_path / "test_app.py").write_text(PROJECT.replace("{site!r}", repr(str(site))))
@@ -282,6 +283,7 @@ class NewUser:
         assert server.returncode == 0
 
 
+@pytest.mark.untraced
 def test_a_new_user_follows_the_readme_from_the_wheel_to_a_running_project(
     wheel: Path, tmp_path: Path
 ) -> None:

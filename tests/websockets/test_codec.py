@@ -260,6 +260,7 @@ def documents(draw: st.DrawFn, levels: int = 6) -> str:
     return spaced("{" + (",".join(members) or draw(spaces)) + "}")
 
 
+@pytest.mark.untraced
 @untimed
 @given(documents(), st.integers(1, 8), st.integers(1, 30), st.sampled_from(["", "x" * 300, "[{," * 3000]))
 def test_the_bounds_are_exact(document: str, depth: int, items: int, filling: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from contextlib import AsyncExitStack
 
+import pytest
 import trio
 
 from nexios_trio import NexiosApp, WebSocket
@@ -13,6 +14,7 @@ from tests.lanes import Serve, SocketPeer
 CLIENTS, DROPPED, STALLED = 500, 50, 50
 
 
+@pytest.mark.untraced
 async def test_dropped_and_stalled_clients_leave_the_others_and_the_count_alone(serve: Serve) -> None:
     app = NexiosApp()
     stuck = 0

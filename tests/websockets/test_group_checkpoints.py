@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -115,6 +116,7 @@ async def test_every_step_of_a_membership_can_be_cancelled(autojump_clock: MockC
     assert _tasks() == before
 
 
+@pytest.mark.untraced
 async def test_every_step_of_a_replay_that_waits_for_the_client_can_be_cancelled(
     autojump_clock: MockClock,
 ) -> None:

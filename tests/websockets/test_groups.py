@@ -129,6 +129,7 @@ async def test_what_is_sent_without_history_is_not_kept(autojump_clock: MockCloc
         assert [m.payload for m in await app.channels.show_history("room")] == ["kept"]
 
 
+@pytest.mark.untraced
 async def test_many_senders_and_more_members_than_one_turn_hands_out_give_one_order(
     autojump_clock: MockClock,
 ) -> None:

@@ -10,6 +10,7 @@ import json
 import secrets
 from typing import Any
 
+import pytest
 import trio
 from attrs import define, field, frozen
 from hypothesis import HealthCheck, given, settings
@@ -494,6 +495,7 @@ def test_groups_history_and_presence_do_what_the_model_does(steps: list[Operatio
     run(steps, Engine())
 
 
+@pytest.mark.untraced
 @settings(
     max_examples=100,
     deadline=None,

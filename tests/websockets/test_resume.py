@@ -191,6 +191,7 @@ async def storm(room: Room, seed: int, clients: int, messages: int) -> list[Read
     return readers
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("seed", "clients", "messages"), [(1, *STORM), (2, 40, 1000), (3, 40, 1000)])
 async def test_with_history_enough_every_client_gets_all_in_order(
     seed: int, clients: int, messages: int, autojump_clock: MockClock
@@ -201,6 +202,7 @@ async def test_with_history_enough_every_client_gets_all_in_order(
         assert reader.told_of_loss == 0
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("seed", "clients", "messages"), [(4, *STORM), (5, 40, 1000), (6, 40, 1000)])
 async def test_with_history_too_small_every_gap_is_reported(
     seed: int, clients: int, messages: int, autojump_clock: MockClock
@@ -318,6 +320,7 @@ async def test_a_client_gone_in_its_replay_is_no_member(autojump_clock: MockCloc
         assert not room.groups
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("since", ["start", "tail", None])
 async def test_who_joins_while_a_message_is_handed_out_gets_it_once(
     since: str | None, autojump_clock: MockClock

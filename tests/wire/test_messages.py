@@ -351,6 +351,7 @@ def peak(pieces: list[bytes], connection: Connection) -> int:
 LIMIT = 1 << 16
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("size", [2, 13, 4096])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_a_message_under_way_takes_little_more_than_its_bytes(opcode: int, size: int) -> None:
