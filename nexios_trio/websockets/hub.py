@@ -316,7 +316,7 @@ class Hub:
         try:
             await self.claim(connection)
         except LimitError as error:
-            connection.counts["closed.LimitError"] += 1
+            connection.counts[f"closed.{type(error).__name__}"] += 1
             connection.kick(error.close_code, error.public_reason)
 
     def _lacks_place(self, connection: Connection) -> bool:

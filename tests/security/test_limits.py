@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "group_name_length": 200,
 }
 
+FLAGS = ["connections_per_user_shared"]
 TIMES = ["accept_timeout", "first_message_timeout", "lifetime"]
 QUEUES = ["inbox_messages", "inbox_bytes", "outbox_messages", "outbox_bytes", "group_name_length"]
 
@@ -147,7 +148,7 @@ def test_limits_are_frozen_and_given_by_name() -> None:
         Limits(messages_bytes=5)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("name", sorted({*DEFAULTS} - {*TIMES, "handshakes_per_address"}))
+@pytest.mark.parametrize("name", sorted({*DEFAULTS} - {*TIMES, *FLAGS, "handshakes_per_address"}))
 def test_a_bound_is_a_whole_number_of_at_least_one(name: str) -> None:
     value: Any
     for value in (0, -1):
@@ -985,7 +986,7 @@ async def test_the_name_of_a_group_has_so_many_characters(
 def test_without_limits_nothing_is_bounded_but_queues_and_accepting() -> None:
     limits = Limits.none()
     for name in DEFAULTS:
-        expected = DEFAULTS[name] if name in QUEUES or name in TIMES else None
+        expected = DEFAULTS[name] if name in (*QUEUES, *TIMES, *FLAGS) else None
         assert getattr(limits, name) == expected, name
 
 
