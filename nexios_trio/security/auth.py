@@ -359,21 +359,27 @@ async def authenticate(ws: WebSocket, authenticator: Authenticator, required: tu
 
 
 async def _note(ws: WebSocket, identity: Identity, required: tuple[str, ...], latest: float) -> None:
+    _remaining(identity)
     check_scopes(identity.auth, required)
     if identity.user_id is not None:
         hub = ws._hub()
         hub.identify(ws._connection, identity.user_id)
         await hub.claim(ws._connection)
-    remaining = None if identity.expires is None else identity.expires - time.time()
-    if remaining is not None and remaining <= 0:
-        raise AuthenticationError("expired")
+    remaining = _remaining(identity)  # that may have taken a while
     now = trio.current_time()
-    deadline = math.inf if remaining is None else now + remaining
+    deadline = now + remaining
     auth = identity.auth
     if latest < deadline:
         auth = evolve(auth, expires=time.time() + latest - now)
     ws.scope["user"], ws.scope["auth"] = identity.user, auth
     ws._connection.expire_at(min(deadline, latest))
+
+
+def _remaining(identity: Identity) -> float:
+    remaining = math.inf if identity.expires is None else identity.expires - time.time()
+    if remaining <= 0:
+        raise AuthenticationError("expired")
+    return remaining
 
 
 def check_scopes(auth: object, required: tuple[str, ...]) -> None:

@@ -326,8 +326,10 @@ class Hub:
     async def claim(self, connection: Connection) -> None:
         """Take a place of this connection's user, if servers share them. Raises `LimitError` if others have
         all; while nobody can tell, each server counts its own. A checkpoint if it asks."""
-        quotas, most = self.broker.quotas, self.limits.connections_per_user
-        while self._lacks_place(connection) and quotas is not None and most is not None:
+        while self._lacks_place(connection):
+            quotas, most = self.broker.quotas, self.limits.connections_per_user
+            assert quotas is not None
+            assert most is not None
             user_id = self._places[connection] = self.owners[connection]
             held = True
             try:
@@ -347,8 +349,8 @@ class Hub:
     def _give_back(self, connection: Connection, user_id: str) -> None:
         if self._places.get(connection) == user_id:
             del self._places[connection]
-            if self.broker.quotas is not None:
-                self.broker.quotas.release(user_id, connection.id)
+            assert self.broker.quotas is not None
+            self.broker.quotas.release(user_id, connection.id)
 
     @staticmethod
     def _too_many(most: int) -> LimitError:

@@ -76,7 +76,8 @@ class RedisQuotas:
             charges, self._charges = [*self._charges.items()], {}
             for start in range(0, len(charges), AT_ONCE):
                 await self._tell(charges[start : start + AT_ONCE])
-            if self._untold and trio.current_time() >= self._silent_until:
+            if self._untold:
+                await trio.sleep_until(self._silent_until)
                 await self.renew_now()
 
     async def _tell(self, charges: Sequence[tuple[str, _Charge]]) -> None:
@@ -101,9 +102,9 @@ class RedisQuotas:
         """See `Quotas.hold`."""
         try:
             held = bool(await self._ask(*self._holding([(name, holder)], most)))
-        except BrokerError:
+        except BrokerError as error:
             self._held[name, holder] = None
-            self._untold = True
+            self._tell_later(error)
             raise
         if held:
             self._held[name, holder] = None
@@ -128,9 +129,14 @@ class RedisQuotas:
                 if some:
                     await self._link.call(*self._holding(some, 0))
             except BrokerError as error:
-                self._untold = True
                 self._failed(error)
+                self._tell_later(error)
                 return
+
+    def _tell_later(self, error: BrokerError) -> None:
+        if isinstance(error, BrokerUnavailable):
+            self._untold = True
+            self._due.set()
 
     def _holding(self, places: Sequence[tuple[str, str]], most: int) -> Command:
         return (
