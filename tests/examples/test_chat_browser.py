@@ -25,6 +25,9 @@ from tests.examples.browsers import (
 )
 from tests.examples.servers import Server
 
+pytestmark = pytest.mark.untraced
+
+
 APP: Final = "examples.chat:app"
 
 

@@ -6,8 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
+
 from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws, try_now
 from tests.examples.servers import Server
+
+pytestmark = pytest.mark.untraced
+
 
 APP: Final = "examples.collab:app"
 

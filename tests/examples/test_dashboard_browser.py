@@ -6,8 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+import pytest
+
 from tests.examples.browsers import BACK, PHONE, Browser, Visitors, connected, expect, flaws
 from tests.examples.servers import Server
+
+pytestmark = pytest.mark.untraced
+
 
 APP: Final = "examples.dashboard:app"
 

@@ -6,8 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
+
 from tests.examples.browsers import PHONE, Browser, Page, Visitors, expect, flaws, try_now
 from tests.examples.servers import Server
+
+pytestmark = pytest.mark.untraced
+
 
 APP: Final = "examples.game:app"
 

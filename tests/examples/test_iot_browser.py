@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import pytest
+
 from tests.examples.browsers import BACK, PHONE, Browser, Page, Visitors, connected, expect, flaws, try_now
 from tests.examples.servers import ROOT, Server
+
+pytestmark = pytest.mark.untraced
+
 
 APP: Final = "examples.iot:app"
 

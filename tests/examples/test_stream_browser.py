@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import pytest
+
 from tests.examples.browsers import PHONE, Browser, Page, Visitors, connected, expect, flaws, try_now
 from tests.examples.servers import Server
+
+pytestmark = pytest.mark.untraced
+
 
 APP: Final = "examples.stream:app"
 

@@ -20,6 +20,9 @@ from websockets.sync.client import ClientConnection, connect
 from tests.examples.browsers import DESKTOP, PHONE, SOON
 from tests.examples.conftest import browser
 
+pytestmark = pytest.mark.untraced
+
+
 __all__ = ["browser"]
 
 ROOT = Path(__file__).parents[2]

@@ -489,6 +489,7 @@ def run(steps: list[Operation], engine: Engine) -> None:
     trio.run(drive, steps, engine, clock=engine.clock())
 
 
+@pytest.mark.untraced
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
 @given(operations)
 def test_groups_history_and_presence_do_what_the_model_does(steps: list[Operation]) -> None:

@@ -86,8 +86,8 @@ async def test_a_dead_peer_ends_as_1006_heartbeat_timeout(lane: Lane, lane_clock
 
     @app.ws_route("/")
     async def handler(ws: WebSocket) -> None:
-        await ws.accept()
         times.append(trio.current_time())
+        await ws.accept()
         try:
             await ws.receive_text()
         except WebSocketDisconnect as over:
