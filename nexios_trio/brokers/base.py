@@ -175,7 +175,8 @@ class Quotas(Protocol):
         """Add what was taken on this node to a bucket that the nodes share, and that ``rate`` empties.
 
         ``told(owed)`` is called soon, with what is owed to it after that, taken on all nodes; not at all if
-        the engine is away, and then nobody hears of it. Never blocks, never raises.
+        the engine is away, and then nobody hears of it. Equal ones are called once for several charges.
+        Never blocks, never raises.
         """
 
     async def hold(self, name: str, holder: str, most: int) -> bool:

@@ -226,9 +226,12 @@ class BucketTable:
         return wait
 
     def owe(self, key: Hashable, debt: float, now: float) -> None:
-        """Notes what is owed, by whoever has taken it: maybe more than the burst."""
+        """Notes what is owed, by whoever has taken it: maybe more than the burst, no less than is known."""
+        node = self._nodes.get(key)
+        if node is not None:
+            debt = max(debt, self._meter.owed(node.debt, node.at, now))
         if debt > 0.0:
-            self._used(key, self._nodes.get(key), (debt, now), now)
+            self._used(key, node, (debt, now), now)
 
     def _used(self, key: Hashable, node: _Node | None, after: tuple[float, float] | None, now: float) -> None:
         """Keeps what the bucket is ``after`` the call (None: as before), as the newest; moves the hand on."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast
 from uuid import UUID
 
@@ -132,7 +132,7 @@ class RateLimit:
         messages, volume = (
             None
             if table is None or rate is None
-            else _Shared(table, rate, f"{self._title}:{unit}", broker.quotas)
+            else _Shared(table, rate, f"{unit} of {self._title}", broker.quotas)
             for table, rate, unit in zip(
                 tables, (self.messages, self.bytes), ("messages", "bytes"), strict=True
             )
@@ -141,9 +141,13 @@ class RateLimit:
 
     @property
     def _title(self) -> str:
-        """The same for equal limits on all servers, as far as a function can be told."""
-        per = "function" if callable(self.per) else "+".join(self.per)
-        return f"{self.name}:{per}:{','.join(sorted(self.types))}:{self.action}"
+        """The same for equal limits on all servers, as far as a function can be told, and for no others."""
+        per = "a function" if callable(self.per) else "+".join(self.per)
+        rates = [
+            None if rate is None else (float(rate.amount), float(rate.per), float(rate.burst))
+            for rate in (self.messages, self.bytes)
+        ]
+        return f"{self.name} {rates} {per} {sorted(self.types)} {self.action}"
 
 
 class Counter(Protocol):
@@ -190,6 +194,17 @@ def _key_of(per: Per, ws: WebSocket) -> Callable[[], Hashable]:
     return parts[0] if len(parts) == 1 else lambda: tuple(part() for part in parts)
 
 
+@frozen
+class _Told:
+    """Where it is noted what is owed."""
+
+    table: BucketTable
+    key: Hashable
+
+    def __call__(self, owed: float) -> None:
+        self.table.owe(self.key, owed, trio.current_time())
+
+
 class _Shared:
     """A table that hears what other servers have let through, and lets them hear what it has."""
 
@@ -198,32 +213,33 @@ class _Shared:
     def __init__(self, table: BucketTable, rate: Rate, name: str, quotas: Quotas) -> None:
         self._table = table
         self._rate = rate
-        self._name = f"{name}:{float(rate.amount)}/{float(rate.per)}:{float(rate.burst)}"
+        self._name = name
         self._quotas = quotas
 
     def wait(self, key: Hashable, amount: float, now: float) -> float:
         return self._table.wait(key, amount, now)
 
     def take(self, key: Hashable, amount: float, now: float) -> bool:
-        bucket = f"{self._name}:{_stable(key)}"
+        bucket = f"{self._name}: {_stable(key)}"
         if not self._table.take(key, amount, now):
             return False
         if amount > 0:
-            if len(bucket) > LONGEST:
+            if len(bucket) > LONGEST or not bucket.isprintable():
                 bucket = hashlib.blake2b(bucket.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
-            self._quotas.charge(bucket, amount, self._rate, partial(self._told, key))
+            self._quotas.charge(bucket, amount, self._rate, _Told(self._table, key))
         return True
-
-    def _told(self, key: Hashable, owed: float) -> None:
-        self._table.owe(key, owed, trio.current_time())
 
 
 def _stable(key: Hashable) -> str:
-    """The same in every process."""
+    """The same in every process, and for equal keys."""
     if isinstance(key, tuple):
         return f"({','.join(map(_stable, key))})"
-    if key is None or isinstance(key, str | int | float | bytes | UUID):
-        return str.__repr__(key) if isinstance(key, str) else repr(key)
+    if isinstance(key, str):
+        return str.__repr__(key)
+    if isinstance(key, int | float):
+        return repr(int(key) if key == key // 1 and math.isfinite(key) else key)
+    if key is None or isinstance(key, bytes | UUID):
+        return repr(key)
     raise WrongTypeError(
         "the key of a shared rate limit is a str, a number, bytes, a UUID, or a tuple of these, not "
         f"{type(key).__name__}"

@@ -230,14 +230,15 @@ class WebSocket(HTTPConnection):
         """
         chosen = encode_subprotocol(subprotocol, self.subprotocols)
         encoded = encode_headers(headers)
-        if self._connection.user_id is not None:
-            await self._hub().claim(self._connection)
+        connection = self._connection
+        if connection.known_to is not None:
+            await connection.known_to.claim(connection)
         if self._via_send is None:
             await self._transport.accept(chosen, encoded)
         else:
             await self._out({"type": "websocket.accept", "subprotocol": chosen, "headers": encoded})
-        if self._connection.user_id is not None:  # who may have become known while that went out
-            self._hub().claim_soon(self._connection)
+        if connection.known_to is not None:  # or has become so while that went out
+            connection.known_to.claim_soon(connection)
 
     async def reject(
         self,

@@ -303,6 +303,7 @@ class Hub:
         if known is not None:
             self._forget_user(connection)
         self.owners[connection] = connection.user_id = user_id
+        connection.known_to = self
         self.users.setdefault(user_id, {})[connection] = None
         if known is None:
             connection.at_end(lambda: self._forget_user(connection))
@@ -337,7 +338,8 @@ class Hub:
             except BrokerError:
                 pass
             except BaseException:
-                self._places.pop(connection, None)
+                if self._places.get(connection) == user_id:
+                    del self._places[connection]
                 quotas.release(user_id, connection.id)
                 raise
             if self._places.get(connection) != user_id:  # over, or another's by now

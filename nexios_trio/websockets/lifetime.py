@@ -8,7 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
 
 import trio
 
@@ -30,6 +30,9 @@ from nexios_trio.websockets.base import WebSocket
 from nexios_trio.websockets.children import check_async_fn, checked_awaitable
 from nexios_trio.websockets.heartbeat import Beat, Pulse
 from nexios_trio.websockets.verdict import FAILED, GONE, RESTART, Farewell, Outcome
+
+if TYPE_CHECKING:
+    from nexios_trio.websockets.hub import Hub
 
 __all__ = ["Connection"]
 
@@ -70,6 +73,7 @@ class Connection:
         "counts",
         "delayed",
         "id",
+        "known_to",
         "memberships",
         "refused",
         "route",
@@ -133,6 +137,8 @@ class Connection:
         self._at_end: dict[Callable[[], object], None] | None = None
         self._writer_scope: trio.CancelScope | None = None
         self.user_id: str | None = None
+        self.known_to: Hub | None = None
+        """Whose `Hub.identify` has noted the user: the app's, or that of one around it."""
         self._shutting_down = False
         self._instrument = instrument
         self._begun_at = trio.current_time()

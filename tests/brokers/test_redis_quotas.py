@@ -27,9 +27,10 @@ from nexios_trio.exceptions import (
     WrongTypeError,
     WrongValueError,
 )
-from nexios_trio.security.buckets import Bucket
+from nexios_trio.security.buckets import Bucket, BucketTable
 from nexios_trio.testing import TestClient, TestWebSocket, WebSocketRejected
 from nexios_trio.testing.broker_contract import Recorder
+from nexios_trio.types import ASGIApp, Receive, Scope, Send
 from tests.brokers.nodes import Wire, node
 from tests.brokers.redis_server import RedisServer, needs_redis
 
@@ -46,6 +47,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def about(owed: float) -> Any:
+    """Some of it flows off while Redis is asked."""
+    return pytest.approx(owed, abs=0.2)
 
 
 async def charged(broker: RedisBroker, amount: float, bucket: str = "b", rate: Rate = THREE) -> float:
@@ -72,15 +78,15 @@ async def test_nodes_charge_one_bucket(shared_redis: RedisServer, prefix: str) -
         node(shared_redis.url, Recorder(), prefix=prefix, clock=clock) as one,
         node(shared_redis.url, Recorder(), prefix=prefix, clock=clock) as two,
     ):
-        assert await charged(one, 2) == 2
-        assert await charged(two, 3) == 5  # more than the burst: it was taken, before anybody knew
-        assert await charged(one, 1, "another") == 1
+        assert await charged(one, 2) == about(2)
+        assert await charged(two, 3) == about(5)  # more than the burst: it was taken, before anybody knew
+        assert await charged(one, 1, "another") == about(1)
         clock.now += 20
-        assert await charged(one, 1) == pytest.approx(5)
+        assert await charged(one, 1) == about(5)
         clock.now -= 3600  # of a replica that took over, say: nobody is locked out for an hour
-        assert await charged(one, 1) == pytest.approx(6)
+        assert await charged(one, 1) == about(6)
         clock.now += 60
-        assert await charged(two, 1) == pytest.approx(4)
+        assert await charged(two, 1) == about(4)
 
 
 async def test_a_bucket_goes_when_it_is_empty(shared_redis: RedisServer, prefix: str) -> None:
@@ -88,7 +94,7 @@ async def test_a_bucket_goes_when_it_is_empty(shared_redis: RedisServer, prefix:
         await charged(broker, 2)
         assert 39_000 < shared_redis.ask("PTTL", f"{prefix}bucket:b") <= 40_001
         for rate in (Rate(1, per=1e18), Rate(5e-324), Rate(1e300), Rate(1, burst=1e300)):
-            assert await charged(broker, 1, f"{rate}", rate) == 1
+            assert 0 <= await charged(broker, 1, f"{rate}", rate) <= 1
 
 
 STEPS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.001, 25.0, 100.0, 700.0])), max_size=25)
@@ -109,7 +115,7 @@ def test_it_is_the_bucket_of_one_server(
                 assert model.take(amount, clock.now)
                 # who wants the whole burst waits for all that is owed
                 owed = await charged(broker, amount, rate=rate)
-                assert owed * per == pytest.approx(model.wait(1000, clock.now), abs=1e-3)
+                assert owed == pytest.approx(model.wait(1000, clock.now) / per, abs=0.2)
 
     trio.run(compare)
 
@@ -124,7 +130,7 @@ async def test_what_comes_up_while_redis_is_asked_goes_together(
             broker.quotas.charge("b", 1, THREE, told.append)
             broker.quotas.charge(f"{n}", 1, THREE, lambda owed: None)
         await charged(broker, 1, "last")
-        assert told == [1000.0]
+        assert told == [about(1000)]
         assert broker.link.calls - before <= 1000 // quotas.AT_ONCE + 3
         assert not broker.quotas._charges
 
@@ -140,7 +146,65 @@ async def test_what_is_taken_meanwhile_is_owed_as_well(redis: RedisServer) -> No
         with trio.fail_after(20):
             while len(told) < 2:
                 await trio.sleep(0.001)
-    assert told == [2.0, pytest.approx(2.0, abs=0.1)]
+    assert told == [about(2), about(2)]
+
+
+async def test_what_was_taken_slowly_is_not_owed_at_once(shared_redis: RedisServer, prefix: str) -> None:
+    """A bucket told of late: 12 units in 6 seconds at 2/s leave nothing owed, whatever was before."""
+    clock = Clock()
+    rate = Rate(2, burst=4)
+    async with node(shared_redis.url, Recorder(), prefix=prefix, clock=clock) as broker:
+        assert await charged(broker, 4, rate=rate) == pytest.approx(4, abs=0.5)
+        clock.now += 6
+        told: list[float] = []
+        late = quotas._Charge(rate, trio.current_time() - 6, 12.0, 0.5, {told.append: None})
+        late.at = trio.current_time()
+        await broker.quotas._tell([("b", late)])
+        assert told == [pytest.approx(4, abs=0.1)]  # 4 - 12 + 12; 0.5 if that were less
+        clock.now += 100
+        await broker.quotas._tell([("b", late)])
+        assert told[1] == pytest.approx(0.5, abs=0.1)
+
+
+async def test_what_could_not_be_told_is_not_told_late(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "PATIENCE", 0.05)
+    async with node(redis.url, Recorder()) as broker:
+        redis.pause()
+        broker.quotas.charge("b", 1, THREE, lambda owed: pytest.fail("nobody answered"))
+        await trio.testing.wait_all_tasks_blocked()
+        broker.quotas.charge("b", 1, THREE, lambda owed: pytest.fail("nobody was asked"))
+        with trio.fail_after(20):
+            while broker.quotas._charges:
+                await trio.sleep(0.01)
+        broker.quotas._silent_until = trio.current_time() + 1000
+        broker.quotas.charge("b", 1, THREE, lambda owed: pytest.fail("nobody was asked"))
+        assert not broker.quotas._charges
+        redis.go_on()
+
+
+async def test_who_cannot_be_told_keeps_nobody_else_from_it(
+    shared_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(owed: float) -> None:
+        raise ValueError("a mistake of the engine's user")
+
+    async with node(shared_redis.url, Recorder(), prefix=prefix) as broker:
+        broker.quotas.charge("b", 1, THREE, fails)
+        assert await charged(broker, 1) == about(2)
+    assert "could not be told" in caplog.text
+
+
+def test_an_answer_never_empties_a_bucket() -> None:
+    table = BucketTable(THREE)
+    assert table.take("k", 3, 0.0)
+    table.owe("k", 1.0, 0.0)
+    assert table.wait("k", 1, 0.0) == pytest.approx(20)
+    table.owe("k", 5.0, 0.0)
+    assert table.wait("k", 1, 0.0) == pytest.approx(60)
+    table.owe("another", 0.0, 0.0)
+    assert len(table) == 1
 
 
 # Places
@@ -238,6 +302,27 @@ async def test_whoever_has_less_patience_spares_the_next_one(
         redis.go_on()
 
 
+async def test_who_leaves_while_redis_is_away_gives_the_place_back(redis: RedisServer) -> None:
+    wire = Wire(redis.path)
+    async with wire.up(), node(wire.url, Recorder()) as broker:
+        for n in range(quotas.AT_ONCE + 1):
+            assert await broker.quotas.hold(f"u{n}", "c", 1)
+        wire.open = False
+        await wire.cut()
+        with trio.fail_after(20):
+            while broker.link.up:
+                await trio.sleep(0.01)
+        for n in range(quotas.AT_ONCE + 1):
+            broker.quotas.release(f"u{n}", "c")
+        broker.quotas._given_back["long ago", "c"] = trio.current_time() - 61
+        wire.open = True
+        with trio.fail_after(20):
+            while broker.quotas._given_back:
+                await trio.sleep(0.01)
+        assert redis.ask("KEYS", "nexios:places:*") == []
+        assert await broker.quotas.hold("u0", "another", 1)
+
+
 async def test_without_redis_nothing_piles_up(redis: RedisServer) -> None:
     async with node(redis.url, Recorder(), timeout=0.5) as broker:
         assert await broker.quotas.hold("ann", "c1", 1)
@@ -248,8 +333,9 @@ async def test_without_redis_nothing_piles_up(redis: RedisServer) -> None:
         waiting = broker.link.waiting
         for n in range(1000):
             broker.quotas.charge(f"{n}", 1, THREE, lambda owed: None)
-            broker.quotas.release("ann", "c1")
+            broker.quotas.release(f"{n}", "c1")
         assert broker.link.waiting == waiting
+        broker.quotas.release("ann", "c1")
         assert not broker.quotas._charges
         assert not broker.quotas._held
 
@@ -265,13 +351,13 @@ async def test_what_redis_cannot_do_is_said_once(
             with pytest.raises(BrokerCommandError, match="WRONGTYPE"):
                 await broker.quotas.hold("ann", holder, 1)
         for bucket in ("spoilt", "odd"):  # which is worth less than what comes now
-            assert await charged(broker, 1, bucket) == 1
+            assert await charged(broker, 1, bucket) == about(1)
         redis.ask("CONFIG", "SET", "maxmemory", "1")
         broker.quotas.charge("full", 1, THREE, lambda owed: pytest.fail("it was taken"))
         await trio.testing.wait_all_tasks_blocked()
         await broker.link.call("PING")
         redis.ask("CONFIG", "SET", "maxmemory", "0")
-        assert await charged(broker, 1, "free") == 1
+        assert await charged(broker, 1, "free") == about(1)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "limits of all servers hold for this one alone" in caplog.text
 
@@ -680,6 +766,60 @@ async def test_who_becomes_another_in_the_handshake_is_asked_about(autojump_cloc
     assert counting.places["bob"] == set()
 
 
+async def test_a_claim_that_is_cancelled_leaves_another_one_alone(autojump_clock: MockClock) -> None:
+    class Quick(Counting):
+        async def hold(self, name: str, holder: str, most: int) -> bool:
+            self.delay = 0.0 if name == "bob" else 1.0
+            return await super().hold(name, holder, most)
+
+    counting = Quick()
+    app = places_app(counting)
+
+    @app.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        async def child() -> None:
+            await trio.sleep(0.01)
+            ws.identify("bob")
+            await ws.accept()
+
+        ws.identify("ann")
+        ws.start_soon(child)
+        with trio.move_on_after(0.05):
+            await ws.accept()
+        await ws.send_text("in")
+
+    async with TestClient(app) as client, client.connect("/") as ws:
+        assert await ws.receive_text() == "in"
+    assert counting.places == {"ann": set(), "bob": set()}
+    assert not app.channels.hub._places
+
+
+async def test_an_app_around_that_knows_the_user_has_his_place(autojump_clock: MockClock) -> None:
+    counting = Counting()
+    outer, inner = places_app(counting), NexiosApp()
+
+    @inner.ws_route("/")
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        assert counting.places == {"ann": {ws._connection.id}}
+        await ws.send_text("in")
+
+    class Names:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                scope["nexios_trio.connection"].plain_websocket().identify("ann")
+            await self.app(scope, receive, send)
+
+    outer.mount("/inner", inner)
+    outer.add_middleware(Names)
+    async with TestClient(outer) as client, client.connect("/inner/") as ws:
+        assert await ws.receive_text() == "in"
+    assert counting.places["ann"] == set()
+
+
 async def test_who_becomes_known_while_the_answer_goes_out_is_asked_about(autojump_clock: MockClock) -> None:
     counting = Counting()
     counting.places["ann"].add("another")
@@ -717,6 +857,38 @@ async def test_a_token_does_not_last_longer_for_what_was_asked(
     async with TestClient(app) as client, client.connect("/") as ws:
         assert (await ws.wait_closed())[0] == 4401
         assert trio.current_time() - start == pytest.approx(2)
+
+
+async def test_equal_limits_have_one_bucket_and_others_have_others(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    one, five = Rate(1, per=60, burst=5), Rate(5, per=300)
+    common: dict[str, Any] = {"action": "drop", "name": "caf\udce9", "shared": True}
+    limits = {
+        "a": RateLimit(one, per=lambda ws: 1, **common),
+        "b": RateLimit(Rate(1.0, per=60.0, burst=5.0), per=lambda ws: 1.0, **common),
+        "c": RateLimit(one, per=lambda ws: True, **common),
+        "d": RateLimit(one, bytes=Rate(1, burst=1e6), per=lambda ws: 1, **common),
+        "e": RateLimit(five, per=lambda ws: 1, **common),
+        "f": RateLimit(one, per="user", **common),
+        "g": RateLimit(one, per="user", types={"a"}, **common),
+    }
+    app = NexiosApp(broker=RedisBroker(shared_redis.url, prefix=prefix))
+
+    @app.ws_route("/{name}")
+    async def handler(ws: WebSocket) -> None:
+        ws.rate_limit(limits[ws.path_params["name"]])
+        await ws.accept()
+        await ws.receive_json()
+
+    async with TestClient(app, timeout=20) as client:
+        for n, name in enumerate(limits, 1):
+            async with client.connect(f"/{name}") as ws:
+                await ws.send_text('{"type":"a"}')
+                await ws.wait_closed()
+            await settled(client)
+            found = len(shared_redis.ask("KEYS", f"{prefix}bucket:*"))
+            assert found == {1: 1, 2: 1, 3: 1, 4: 3, 5: 4, 6: 5, 7: 6}[n]
 
 
 # Misuse

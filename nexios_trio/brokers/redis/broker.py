@@ -139,6 +139,7 @@ class RedisBroker:
                     self.feed.check,
                     self._renew,
                     self.quotas.run,
+                    self.quotas.tell_again,
                     self.presences.sweep,
                 ):
                     nursery.start_soon(task)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from nexios_trio.brokers.redis.connection import Command
 from nexios_trio.brokers.redis.link import Link
 from nexios_trio.brokers.redis.scripts import CHARGE, HOLD
 from nexios_trio.brokers.redis.store import Store, milliseconds
 from nexios_trio.config import Rate
-from nexios_trio.exceptions import BrokerError, BrokerUnavailable
+from nexios_trio.exceptions import BrokerError, BrokerOverloaded, BrokerUnavailable
 
 __all__ = ["RedisQuotas"]
 
@@ -33,9 +33,17 @@ AT_ONCE: Final = 200
 class _Charge:
     """What was taken from a bucket here, and is not known to the others."""
 
-    amount: float
     rate: Rate
-    told: Callable[[float], None]
+    at: float
+    amount: float = 0.0
+    own: float = 0.0
+    """What would be owed at the time ``at`` if nothing else had been taken."""
+    told: dict[Callable[[float], None], None] = field(factory=dict)
+
+    def flow(self, now: float) -> None:
+        """Let flow off what does."""
+        self.own = max(0.0, self.own - (now - self.at) * self.rate.per_second)
+        self.at = now
 
 
 class RedisQuotas:
@@ -52,21 +60,28 @@ class RedisQuotas:
         self._charges: dict[str, _Charge] = {}
         self._held: dict[tuple[str, str], None] = {}
         """The places of this node: name and holder."""
-        self._untold = False
-        """Whether Redis may not know of some of them."""
+        self._given_back: dict[tuple[str, str], float] = {}
+        """Places that Redis could not hear of as they were given back, and when that was."""
         self._due = trio.Event()
+        self._untold = trio.Event()
+        """Set if Redis may not know of places that were taken or given back."""
         self._silent_until = self._complain_at = -math.inf
 
     # Buckets
 
     def charge(self, bucket: str, amount: float, rate: Rate, told: Callable[[float], None]) -> None:
         """See `Quotas.charge`."""
+        now = trio.current_time()
         charge = self._charges.get(bucket)
-        if charge is not None:
-            charge.amount += amount
-        elif self._link.up:
-            self._charges[bucket] = _Charge(amount, rate, told)
+        if charge is None:
+            if not self._link.up or now < self._silent_until:
+                return
+            charge = self._charges[bucket] = _Charge(rate, now)
             self._due.set()
+        charge.flow(now)
+        charge.own += amount
+        charge.amount += amount
+        charge.told[told] = None
 
     async def run(self) -> None:
         """Tell Redis of what was taken, all that has come up since it answered last; until cancelled."""
@@ -76,67 +91,99 @@ class RedisQuotas:
             charges, self._charges = [*self._charges.items()], {}
             for start in range(0, len(charges), AT_ONCE):
                 await self._tell(charges[start : start + AT_ONCE])
-            if self._untold:
-                await trio.sleep_until(self._silent_until)
-                await self.renew_now()
 
     async def _tell(self, charges: Sequence[tuple[str, _Charge]]) -> None:
-        numbers = [
-            repr(float(number)) for _, charge in charges for number in (charge.amount, charge.rate.per_second)
-        ]
+        sent = trio.current_time()
+        numbers: list[str] = []
+        for _, charge in charges:
+            charge.flow(sent)
+            numbers += [repr(float(n)) for n in (charge.amount, charge.rate.per_second, charge.own)]
         keys = [self._store.keys.bucket(bucket) for bucket, _ in charges]
         try:
             reply = await self._link.call(
                 "EVALSHA", CHARGE.sha, len(keys), *keys, self._store.now(), *numbers, timeout=PATIENCE
             )
-        except BrokerError as error:  # it was taken here all the same
+        except BrokerError as error:
+            # It was taken here all the same. What came up since would be told late, and so owed at once.
+            self._charges.clear()
             self._failed(error)
             return
+        passed = trio.current_time() - sent
         for (bucket, charge), owed in zip(charges, reply, strict=True):
             since = self._charges.get(bucket)
-            charge.told(float(owed) + (0.0 if since is None else since.amount))
+            debt = max(0.0, float(owed) - passed * charge.rate.per_second)
+            debt += 0.0 if since is None else since.amount
+            for told in charge.told:
+                try:
+                    told(debt)
+                except Exception:
+                    logger.exception("what is owed to %r could not be told", bucket)
 
     # Places
 
     async def hold(self, name: str, holder: str, most: int) -> bool:
         """See `Quotas.hold`."""
+        place = name, holder
+        self._given_back.pop(place, None)
         try:
-            held = bool(await self._ask(*self._holding([(name, holder)], most)))
+            held = bool(await self._ask(*self._holding([place], most)))
         except BrokerError as error:
-            self._held[name, holder] = None
+            self._held[place] = None
             self._tell_later(error)
             raise
         if held:
-            self._held[name, holder] = None
+            self._held[place] = None
         else:
-            self._held.pop((name, holder), None)
+            self._held.pop(place, None)
         return held
 
     def release(self, name: str, holder: str) -> None:
         """See `Quotas.release`."""
-        self._held.pop((name, holder), None)
-        if self._link.up:  # else it ends with its lease
-            self._link.post(("ZREM", self._store.keys.places(name), holder))
+        place = name, holder
+        self._held.pop(place, None)
+        if self._link.up:
+            self._link.post(self._releasing(place))
+        else:  # so much could wait that the link takes nothing else
+            self._given_back[place] = trio.current_time()
+            self._untold.set()
+
+    async def tell_again(self) -> None:
+        """Tell Redis of places that it could not hear of; until cancelled."""
+        while True:
+            await self._untold.wait()
+            await trio.sleep(PATIENCE)
+            self._untold = trio.Event()
+            await self.renew_now()
 
     async def renew_now(self) -> None:
-        """Renew the leases of all places of this node once."""
-        self._untold = False
-        held = [*self._held]
-        for start in range(0, len(held), AT_ONCE):
-            # One that is given back while the answer is on its way is taken out after this has put it in.
-            some = [place for place in held[start : start + AT_ONCE] if place in self._held]
-            try:
+        """Tell Redis of all places of this node, and of those that it has no more."""
+        ended = trio.current_time() - self._lease  # by itself, in Redis
+        given_back = [place for place, at in self._given_back.items() if at > ended]
+        self._given_back = {place: self._given_back[place] for place in given_back}
+        try:
+            for start in range(0, len(given_back), AT_ONCE):
+                # One that is taken meanwhile is taken again after this has given it back.
+                some = [place for place in given_back[start : start + AT_ONCE] if place in self._given_back]
+                await self._link.pipeline([self._releasing(place) for place in some])
+                for place in some:
+                    self._given_back.pop(place, None)
+            held = [*self._held]
+            for start in range(0, len(held), AT_ONCE):
+                # One that is given back meanwhile is given back after this has taken it.
+                some = [place for place in held[start : start + AT_ONCE] if place in self._held]
                 if some:
                     await self._link.call(*self._holding(some, 0))
-            except BrokerError as error:
-                self._failed(error)
-                self._tell_later(error)
-                return
+        except BrokerError as error:
+            self._failed(error)
+            self._tell_later(error)
 
     def _tell_later(self, error: BrokerError) -> None:
-        if isinstance(error, BrokerUnavailable):
-            self._untold = True
-            self._due.set()
+        if isinstance(error, BrokerUnavailable | BrokerOverloaded):
+            self._untold.set()
+
+    def _releasing(self, place: tuple[str, str]) -> Command:
+        name, holder = place
+        return ("ZREM", self._store.keys.places(name), holder)
 
     def _holding(self, places: Sequence[tuple[str, str]], most: int) -> Command:
         return (

@@ -3,7 +3,8 @@
 --
 -- KEYS[i] bucket, a string: units owed, a space, the POSIX time in seconds at which they were
 -- ARGV[1] the time in milliseconds; empty: the server's
--- ARGV[2i], [2i+1] what was taken, units per second that flow off
+-- ARGV[3i-1], [3i], [3i+1] what was taken since the node was here last, units per second that flow off, and what
+--   would be owed by now if nothing but that had been taken
 --
 -- Returns what is owed to each now, as text.
 
@@ -17,12 +18,13 @@ end
 
 local owed = {}
 for i, key in ipairs(KEYS) do
-  local taken, rate = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+  local taken, rate, own = tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
   -- What is none of ours, by its type or by what it says, is written over.
   local note = redis.pcall('GET', key)
   local debt, at = string.match(type(note) == 'string' and note or '', '^(%S+) (%S+)$')
   local since = math.max(0, now - (tonumber(at) or now))
-  local owing = math.max(0, (tonumber(debt) or 0) - since * rate) + taken
+  -- Some of it has flowed off while it was taken, so it is not taken all at once, now.
+  local owing = math.max((tonumber(debt) or 0) - since * rate + taken, own)
   local idle = math.min(math.ceil(owing / rate * 1000) + 1, 1e12)
   owed[i] = string.format('%.17g', owing)
   redis.call('SET', key, string.format('%.17g %.17g', owing, now), 'PX', string.format('%d', idle))
