@@ -11,6 +11,7 @@ from benchmarks.cluster import cluster
 from benchmarks.crowd import crowd
 from benchmarks.frozen import frozen
 from benchmarks.inmemory import inmemory
+from benchmarks.limits import limits
 from benchmarks.matrix import peers, tables
 from benchmarks.pause import pause
 from benchmarks.soak import soak
@@ -24,7 +25,7 @@ def main() -> None:
     """Benchmarks; each prints its figures and appends them as JSON lines to benchmarks/out/."""
 
 
-for command in (peers, tables, cluster, frozen, pause, crowd, stall, inmemory, watch, wire, soak):
+for command in (peers, tables, cluster, frozen, limits, pause, crowd, stall, inmemory, watch, wire, soak):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import trio
 from attrs import evolve
 
 from benchmarks import report
-from benchmarks.cluster import measure_engine, measure_link
+from benchmarks.cluster import measure_engine, measure_link, redis_running
 from benchmarks.crowd import measure_crowd
 from benchmarks.frozen import freeze
 from benchmarks.harness import Declined, Failed, Server, Tools, built_tools, load
+from benchmarks.limits import measure_limits
 from benchmarks.scenarios import SCENARIOS, measure
 from benchmarks.servers import OURS, PEERS, serving
 from benchmarks.watch import measured
@@ -76,6 +77,14 @@ def test_a_node_that_stood_still_has_all_messages_if_the_history_has_them() -> N
     found = freeze(0.2, groups=5, history=1000, rate=200, size=10)
     assert found["received"] == found["sent"] > 0
     assert found["holes in silence"] == found["again"] == found["told"] == 0
+
+
+@needs_redis
+def test_the_limits_that_servers_share_are_measured() -> None:
+    with redis_running() as redis:
+        figures = trio.run(measure_limits, redis, 3)
+    assert len(figures) == 9
+    assert all(value >= 0 for value in figures.values())
 
 
 def test_an_echo_is_measured_while_somebody_watches(tools: Tools) -> None:
