@@ -272,6 +272,7 @@ async def test_a_ping_that_crosses_our_close_frame_is_no_error() -> None:
     assert (done.code, done.out) == (0, "hi\n"), done.err
 
 
+@pytest.mark.untraced
 async def test_a_certificate_nobody_vouches_for_is_refused_unless_told(
     nexios_server: Any, certificate: tuple[Path, Path]
 ) -> None:

@@ -88,6 +88,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Any:
     return plain
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("workers", ["0", "1", "2"])
 def test_the_exact_command_of_hypercorn_serves_by_the_engine_and_drains(workers: str, tmp_path: Path) -> None:
     with hypercorn_running(tmp_path, "--workers", workers) as runner, ExitStack() as stack:

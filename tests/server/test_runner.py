@@ -185,6 +185,7 @@ def alive(pid: int) -> bool:
 ON_EACH_SERVER = pytest.mark.parametrize("server", ["hypercorn", "engine"])
 
 
+@pytest.mark.untraced
 @ON_EACH_SERVER
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["0", "1"])

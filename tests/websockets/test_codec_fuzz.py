@@ -19,6 +19,7 @@ import annotated_types
 import attrs
 import msgspec
 import pydantic
+import pytest
 import typing_extensions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,9 @@ from msgspec import Meta
 
 from nexios_trio import InvalidJSON, MessageValidationError, PeerError
 from nexios_trio.websockets import codec
+
+pytestmark = pytest.mark.untraced
+
 
 SECRET = "Zq7xSECRET"
 

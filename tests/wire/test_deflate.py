@@ -189,6 +189,7 @@ def test_a_message_of_the_limit_is_taken_and_a_byte_more_is_not(limit: int) -> N
             assert refusal(deflated(b"x" * (limit + more), final=final), limit) == 1009
 
 
+@pytest.mark.untraced
 def test_a_bomb_takes_no_more_memory_than_the_limit_allows() -> None:
     bomb = deflated(bytes(100 << 20))
     limit = 1 << 20

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from tests.wire.fuzz_wire import CORPUS, check, run
 
+pytestmark = pytest.mark.untraced
+
 
 @pytest.mark.parametrize("data", CORPUS, ids=range(len(CORPUS)))
 def test_the_corpus_is_as_it_should_be(data: bytes) -> None:

@@ -425,6 +425,7 @@ def test_twice_the_head_costs_twice_as_much(field: bytes, size: int) -> None:
     assert costs[1] <= 2.1 * costs[0] + 200
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("size", [1, 1000])
 def test_a_head_under_way_takes_little_more_than_its_bytes(size: int) -> None:
     pieces = chopped(b"GET / HTTP/1.1\r\nX: " + b"x" * 30_000, size)

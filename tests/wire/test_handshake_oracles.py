@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.server import ServerProtocol
@@ -20,6 +21,9 @@ from wsproto.utilities import RemoteProtocolError
 
 from nexios_trio.wire import HandshakeError, Kind, RequestReader, accept_response, classify
 from tests.wire.streams import chopped
+
+pytestmark = pytest.mark.untraced
+
 
 QUIET = logging.getLogger("tests.wire.handshake_oracles")
 QUIET.disabled = True

@@ -359,11 +359,13 @@ def test_a_message_under_way_takes_little_more_than_its_bytes(opcode: int, size:
     assert peak(chopped(stream, size)[:-1], server(LIMIT)) < 1.5 * LIMIT + 20000
 
 
+@pytest.mark.untraced
 def test_fragments_take_little_more_than_their_bytes() -> None:
     stream = frame(TEXT, b"xx", fin=False) + frame(CONTINUATION, b"xx", fin=False) * (LIMIT // 8)
     assert peak(chopped(stream, 4096), server(LIMIT)) < LIMIT // 2 + 20000
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "stream",
     [
@@ -378,6 +380,7 @@ def test_a_header_alone_takes_no_memory(stream: bytes) -> None:
     assert peak([stream], server(LIMIT, deflate=AGREED)) < 5000
 
 
+@pytest.mark.untraced
 def test_the_end_frees_what_was_under_way() -> None:
     for end in (close_frame(1000), frame(BINARY)):
         connection = server()

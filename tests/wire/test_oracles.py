@@ -41,6 +41,9 @@ from tests.wire.streams import (
     streams,
 )
 
+pytestmark = pytest.mark.untraced
+
+
 Outcome: TypeAlias = list[str | bytes | tuple[object, ...]]
 
 QUIET = logging.getLogger("tests.wire.oracles")
