@@ -93,6 +93,7 @@ class RedisQuotas:
                 await self._tell(charges[start : start + AT_ONCE])
 
     async def _tell(self, charges: Sequence[tuple[str, _Charge]]) -> None:
+        # The link may do this twice, and then it counts twice: a client waits a little longer than it should.
         sent = trio.current_time()
         numbers: list[str] = []
         for _, charge in charges:
@@ -158,8 +159,8 @@ class RedisQuotas:
     async def renew_now(self) -> None:
         """Tell Redis of all places of this node, and of those that it has no more."""
         ended = trio.current_time() - self._lease  # by itself, in Redis
-        given_back = [place for place, at in self._given_back.items() if at > ended]
-        self._given_back = {place: self._given_back[place] for place in given_back}
+        self._given_back = {place: at for place, at in self._given_back.items() if at > ended}
+        given_back = [*self._given_back]
         try:
             for start in range(0, len(given_back), AT_ONCE):
                 # One that is taken meanwhile is taken again after this has given it back.
