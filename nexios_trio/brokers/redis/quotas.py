@@ -104,9 +104,9 @@ class RedisQuotas:
             reply = await self._link.call(
                 "EVALSHA", CHARGE.sha, len(keys), *keys, self._store.now(), *numbers, timeout=PATIENCE
             )
-        except BrokerError as error:
-            # It was taken here all the same. What came up since would be told late, and so owed at once.
-            self._charges.clear()
+        except BrokerError as error:  # it was taken here all the same
+            if isinstance(error, BrokerUnavailable):
+                self._charges.clear()  # what came up since would be told late, and so owed at once
             self._failed(error)
             return
         passed = trio.current_time() - sent
